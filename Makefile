@@ -1,0 +1,101 @@
+# `make help` lists the targets. TESTBED=… chooses another cluster command with the same verbs.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+UV := .tools/bin/uv
+BIN := .venv/bin
+TESTBED ?= tests/kind/cluster
+NAMESPACE ?= container-migration
+export UV_PYTHON_DOWNLOADS := never
+
+SYNCED := .venv/.synced
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(UV):
+	@tests/require-python
+	python3 -m venv .tools
+	.tools/bin/pip install --quiet uv==0.13.9
+
+$(SYNCED): $(UV) uv.lock pyproject.toml operator/pyproject.toml operator/api/pyproject.toml node-agent/pyproject.toml
+	$(UV) sync --quiet --frozen --all-packages --python python3
+	@touch $@
+
+.PHONY: setup
+setup: $(SYNCED) ## install the Python environment from uv.lock
+
+.PHONY: test
+test: $(SYNCED) ## everything: lint, types, generated files, unit, contract and end-to-end tests
+	tests/run
+
+.PHONY: check
+check: lint types generated ## all that needs neither a cluster nor a minute
+
+.PHONY: lint
+lint: $(SYNCED) ## ruff, import contracts, gofmt, go vet
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	@cd node-agent/interposer && test -z "$$(gofmt -l .)" || { gofmt -d .; exit 1; }
+	cd node-agent/interposer && go vet ./...
+
+.PHONY: types
+types: $(SYNCED) ## pyright, strict
+	$(BIN)/pyright
+
+.PHONY: crds
+crds: $(SYNCED) ## write crds/ from the models
+	$(BIN)/python -m migration_api.crds crds
+
+.PHONY: manifests
+manifests: crds ## write manifests/install.yaml from the chart
+	$(TESTBED) tool helm template container-migration . --namespace $(NAMESPACE) --include-crds > manifests/install.yaml
+
+.PHONY: generated
+generated: $(SYNCED) ## fail when crds/ or manifests/ differ from what their sources generate
+	@rm -rf build/generated && mkdir -p build/generated
+	$(BIN)/python -m migration_api.crds build/generated/crds
+	diff -r crds build/generated/crds
+	$(TESTBED) tool helm template container-migration . --namespace $(NAMESPACE) --include-crds > build/generated/install.yaml
+	diff manifests/install.yaml build/generated/install.yaml
+
+.PHONY: unit
+unit: $(SYNCED) ## unit and contract tests, in Python and Go
+	HELM="$$($(TESTBED) tool --path helm)" $(BIN)/pytest
+	cd node-agent/interposer && go test ./...
+
+.PHONY: cluster-up
+cluster-up: ## bring the kind cluster up (about 20 minutes the first time, about 1 from the cache)
+	$(TESTBED) up
+
+.PHONY: cluster-down
+cluster-down: ## remove the cluster and everything it put on this machine, but the cache
+	$(TESTBED) down
+
+.PHONY: images
+images: ## build operator, agent and the tests' workload image, and load them into the nodes
+	$(TESTBED) build operator agent workload
+	$(TESTBED) load localhost/container-migration/operator:dev localhost/container-migration/agent:dev \
+	  localhost/container-migration/workload:dev
+
+.PHONY: deploy
+deploy: images ## load the images, apply the CRDs, install or upgrade the chart, wait until it is ready
+	tests/deploy
+
+.PHONY: e2e
+e2e: $(SYNCED) cluster-up deploy e2e-only ## end-to-end tests, from nothing
+
+.PHONY: e2e-only
+e2e-only: $(SYNCED) ## end-to-end tests on the cluster as it is
+	$(TESTBED) exec -- $(BIN)/pytest tests/e2e --timeout 600 $(PYTEST_ARGS)
+
+.PHONY: demo
+demo: $(SYNCED) cluster-up deploy ## the main job, from nothing: a redis moves to another node while a client writes to it
+	$(TESTBED) exec -- $(BIN)/python -m demo
+
+.PHONY: clean
+clean: ## remove the Python environments and build results of this checkout
+	rm -rf .venv .tools build

@@ -1,0 +1,1 @@
+"""The node agent: freezes, dumps, sends, receives and restores containers."""

@@ -1,0 +1,255 @@
+"""The one module that runs commands: in the agent's container, in the host's namespaces, or in a pod's network.
+
+Commands in the host's namespaces leave the agent's cgroup first: the memory that CRIU takes must not count against
+the agent's limit, and CRIU must survive the agent's container (killed in mid-dump it would leave its code in the tasks).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from migration_api.names import INSTALL_DIR
+
+log = logging.getLogger(__name__)
+
+HOST_PATH = f"{INSTALL_DIR}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""PATH of commands in the host's namespaces: the CRIU that the agent brought comes before the host's own."""
+
+CGROUP = "container-migration"
+"""The name of the cgroup, at the root of every hierarchy, that commands in the host's namespaces run in."""
+
+_LAST_LINES = 5
+_MESSAGE_CHARACTERS = 1000
+_STAT_START_TIME = 22
+"""`starttime`, counted from 1 as proc(5) does."""
+
+
+class CommandFailed(Exception):
+    """A command ended non-zero, did not start or took too long; the message is for an admin."""
+
+    def __init__(self, argv: Sequence[str], returncode: int | None, output: str) -> None:
+        self.argv = tuple(argv)
+        self.returncode = returncode
+        """None when the command did not start or was killed because it took too long."""
+        self.output = output
+        """The last lines of what it wrote to stderr, or to stdout when stderr was empty; or why it did not end."""
+        how = "did not end" if returncode is None else f"ended with {returncode}"
+        super().__init__(f"`{' '.join(argv)}` {how}: {output or 'it wrote nothing'}")
+
+
+@dataclass(frozen=True)
+class Completed:
+    """What a command that ended with 0 wrote."""
+
+    stdout: str
+    stderr: str
+    returncode: int
+
+
+@dataclass
+class Host:
+    """Runs commands and names paths; tests give it another root directory.
+
+    Attributes:
+        root: what to take for `/` in paths; commands are not confined to it.
+    """
+
+    root: Path = Path("/")
+    _isolation: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _isolation_tried: bool = False
+
+    def path(self, path: str | Path) -> Path:
+        """Return where an absolute path that is the same on the host and in the agent's container lies."""
+        return self.root / str(path).lstrip("/")
+
+    def host_file(self, path: str | Path) -> Path:
+        """Return where an absolute path of the host lies that is not mounted into the agent's container.
+
+        Only for directories whose content the admin controls: a symbolic link in it is followed in the agent's view.
+        """
+        return self.root / "proc/1/root" / str(path).lstrip("/")
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout: float,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        input: str | None = None,  # noqa: A002  # as subprocess calls it
+    ) -> Completed:
+        """Run a command in the agent's container.
+
+        Args:
+            argv: the command; must hold no secrets, it is shown in errors.
+            timeout: seconds; then the command and all its children are killed.
+            env: added to a minimal environment (PATH, HOME, LANG).
+            cwd: default is the agent's.
+            input: what it reads from stdin; default is nothing.
+
+        Raises:
+            CommandFailed: it did not start, did not end in time, or ended non-zero.
+        """
+        environment = {"PATH": os.environ.get("PATH", os.defpath), "HOME": "/root", "LANG": "C.UTF-8", **(env or {})}
+        return _run(argv, timeout=timeout, env=environment, cwd=cwd, stdin=input)
+
+    def run_on_host(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout: float,
+        env: Mapping[str, str] | None = None,
+        input: str | None = None,  # noqa: A002  # as subprocess calls it
+    ) -> Completed:
+        """Run a command in the host's namespaces, in a cgroup of its own; otherwise like `run`."""
+        self._try_isolation()
+        return self.run(_enter_host(argv), timeout=timeout, env={"PATH": HOST_PATH, **(env or {})}, input=input)
+
+    def run_in_netns(
+        self,
+        pid: int,
+        argv: Sequence[str],
+        *,
+        timeout: float,
+        input: str | None = None,  # noqa: A002  # as subprocess calls it
+    ) -> Completed:
+        """Run a command of the agent's own image in the network namespace of a process; otherwise like `run`."""
+        namespace = self.path(f"/proc/{pid}/ns/net")
+        return self.run(["nsenter", f"--net={namespace}", "--", *argv], timeout=timeout, input=input)
+
+    def same_network_as_host(self, pid: int) -> bool:
+        """Say whether a process uses the node's own network namespace.
+
+        Raises:
+            OSError: there is no such process.
+        """
+        return self.path(f"/proc/{pid}/ns/net").stat().st_ino == self.path("/proc/1/ns/net").stat().st_ino
+
+    def boot_id(self) -> str:
+        """Return the kernel's identifier of the current boot."""
+        return self.path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+    def process_start(self, pid: int) -> int | None:
+        """Return when a process started, in clock ticks since boot; None when there is no such process."""
+        try:
+            stat = self.path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+        # The second field is the command in parentheses and may itself hold spaces and parentheses.
+        after_command = stat.rpartition(")")[2].split()
+        return int(after_command[_STAT_START_TIME - 3])
+
+    def _try_isolation(self) -> None:
+        """Say once in the log when commands cannot leave the agent's cgroup."""
+        with self._isolation:
+            if self._isolation_tried:
+                return
+            self._isolation_tried = True
+        with suppress(CommandFailed):
+            self.run(_enter_host(["true"], strict=True), timeout=10, env={"PATH": HOST_PATH})
+            return
+        log.warning("commands on the host stay in the agent's cgroup: CRIU's memory counts against the agent's limit")
+
+
+def boottime_ns() -> int:
+    """Return CLOCK_BOOTTIME in nanoseconds; it goes on while the machine sleeps and is the same for every process."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+def wait_for_exit(pidfds: Sequence[int], timeout: float) -> bool:
+    """Wait until all the processes behind these pidfds have ended; False when some still live after `timeout` seconds."""
+    poll = select.poll()
+    alive = set(pidfds)
+    for pidfd in alive:
+        poll.register(pidfd, select.POLLIN)
+    deadline = time.monotonic() + timeout
+    while alive:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return False
+        for pidfd, _ in poll.poll(left * 1000):
+            poll.unregister(pidfd)
+            alive.discard(pidfd)
+    return True
+
+
+def isolation_script(mounted_at: str, *, strict: bool) -> str:
+    """Return the shell script that leaves the caller's cgroups and then executes its arguments.
+
+    With cgroup v2 there is one hierarchy at `mounted_at`, with v1 one in each of its directories. A v1 cpuset without
+    CPUs takes no process: there the root of the hierarchy must do. `strict`: stop when one hierarchy cannot be left.
+    """
+    failed = "exit 1" if strict else ":"
+    return f"""
+move() {{
+  mkdir -p "$1/{CGROUP}" && echo $$ > "$1/{CGROUP}/cgroup.procs" || echo $$ > "$1/cgroup.procs" || {failed}
+}} 2>/dev/null
+if [ -e {mounted_at}/cgroup.controllers ]; then move {mounted_at}
+else for hierarchy in {mounted_at}/*/; do move "${{hierarchy%/}}"; done
+fi
+exec "$@"
+"""
+
+
+def _enter_host(argv: Sequence[str], *, strict: bool = False) -> list[str]:
+    """Wrap a command so that it runs in the namespaces of the host's first process and in a cgroup of its own.
+
+    The PID namespace is the host's already (`hostPID`).
+    """
+    namespaces = ["--mount", "--uts", "--ipc", "--net", "--cgroup"]
+    script = isolation_script("/sys/fs/cgroup", strict=strict)
+    return ["nsenter", "--target", "1", *namespaces, "--", "sh", "-c", script, "sh", *argv]
+
+
+def _run(
+    argv: Sequence[str], *, timeout: float, env: Mapping[str, str], cwd: Path | None, stdin: str | None
+) -> Completed:
+    try:
+        process = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=dict(env),
+            cwd=cwd,
+            text=True,
+            errors="replace",
+            start_new_session=True,  # so that its children can be killed with it
+        )
+    except OSError as error:
+        raise CommandFailed(_shown(argv), None, f"it could not be started: {error}") from error
+    with process:
+        try:
+            stdout, stderr = process.communicate(stdin, timeout=timeout)
+        except subprocess.TimeoutExpired as error:
+            raise CommandFailed(_shown(argv), None, f"killed after {timeout:.0f} s") from error
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    if process.returncode != 0:
+        raise CommandFailed(_shown(argv), process.returncode, last_lines(stderr.strip() or stdout))
+    return Completed(stdout, stderr, process.returncode)
+
+
+def _shown(argv: Sequence[str]) -> Sequence[str]:
+    """Return the part of a command that an admin wants to read: without the way into the host's namespaces."""
+    for index, argument in enumerate(argv):
+        if argument == "sh" and list(argv[index : index + 2]) == ["sh", "-c"]:
+            return argv[index + 4 :]
+    return argv
+
+
+def last_lines(text: str, count: int = _LAST_LINES) -> str:
+    """Return the last lines that are not empty, joined to one line and bounded."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return "; ".join(lines[-count:])[-_MESSAGE_CHARACTERS:]

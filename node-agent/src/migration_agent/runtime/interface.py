@@ -1,0 +1,96 @@
+"""What the agent needs from a container runtime: a small interface, so that another runtime is another module.
+
+All methods block and are called in threads. All are idempotent: pausing a paused container is no error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+
+class RuntimeFailure(Exception):
+    """A runtime's command failed; the message is for an admin and holds the tool's own last lines."""
+
+
+class ContainerStatus(StrEnum):
+    """What the OCI runtime says of a container."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPED = "stopped"
+    """Also when the runtime does not know the container any more."""
+
+
+@dataclass(frozen=True)
+class Container:
+    """A container of a pod on this node, not the pod's sandbox."""
+
+    name: str
+    container_id: str
+    pod_uid: str
+    init_pid: int
+    """In the host's PID namespace."""
+    init_start: int
+    """Field 22 of /proc/PID/stat: with the pid it names one process for ever."""
+    bundle: Path
+    memory_bytes: int
+    runtime: str
+    """`runc`; what the container was started with."""
+
+
+@dataclass(frozen=True)
+class Dump:
+    """Where one container's checkpoint goes: `directory/images` for CRIU, `directory/rootfs-diff.tar` beside it."""
+
+    container: Container
+    directory: Path
+    migration: str
+
+
+class Runtime(Protocol):
+    """Freezes, dumps, thaws and describes containers by the runtime's own commands."""
+
+    name: str
+
+    def containers(self, pod_uid: str) -> tuple[Container, ...]:
+        """Return the pod's existing containers, in order of creation; empty when the pod is not on this node."""
+        ...
+
+    def status(self, container: Container) -> ContainerStatus:
+        """Return what the OCI runtime says now."""
+        ...
+
+    def pause(self, container: Container) -> None:
+        """Freeze every task of the container.
+
+        Raises:
+            RuntimeFailure: it is not running or paused, or the command failed.
+        """
+        ...
+
+    def resume(self, container: Container) -> None:
+        """Let a paused container go on; nothing when it runs or is gone.
+
+        Raises:
+            RuntimeFailure: the command failed and the container is still paused.
+        """
+        ...
+
+    def dump(self, dump: Dump, *, file_locks: bool, while_frozen: Callable[[], None] | None = None) -> None:
+        """Write the paused container's checkpoint and its root file system's changes; it is paused again afterwards.
+
+        The changes are copied while CRIU holds the tasks in its `post-dump` hook: link remaps exist only then.
+        `while_frozen` is called there too.
+
+        Raises:
+            RuntimeFailure: with CRIU's own last error lines. The container is still paused.
+        """
+        ...
+
+    def kill_frozen(self, container: Container) -> None:
+        """Kill every task of a paused container so that not one runs an instruction more; returns when all are dead."""
+        ...

@@ -1,0 +1,1 @@
+"""The direct stream between agents."""

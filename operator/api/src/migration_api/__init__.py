@@ -1,0 +1,1 @@
+"""The CRD models and the wire models that operator and agents share."""

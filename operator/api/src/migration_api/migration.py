@@ -1,0 +1,212 @@
+"""The ContainerMigration resource: what a cluster admin asks for and what the parts report."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from migration_api.base import Model, Time
+from migration_api.conditions import Condition
+
+DNS_NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+UID = r"^[A-Za-z0-9]([-A-Za-z0-9]{0,62}[A-Za-z0-9])?$"
+
+DnsName = Annotated[str, Field(min_length=1, max_length=253, pattern=DNS_NAME)]
+ContainerName = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
+Uid = Annotated[str, Field(min_length=1, max_length=64, pattern=UID)]
+Message = Annotated[str, Field(max_length=32768)]
+LabelValue = Annotated[str, Field(max_length=63)]
+Bytes = Annotated[int, Field(ge=0, json_schema_extra={"format": "int64"})]
+
+
+class Strategy(StrEnum):
+    """How the memory moves."""
+
+    STOP_AND_COPY = "StopAndCopy"
+    """The container is frozen, copied whole, and goes on at the target."""
+
+
+class TransportType(StrEnum):
+    """How the checkpoint travels."""
+
+    DIRECT = "Direct"
+    """From agent to agent over mutual TLS."""
+
+
+class TcpConnections(StrEnum):
+    """What becomes of established TCP connections."""
+
+    CLOSE = "Close"
+    """Clients are disconnected at the commit and reconnect; listening sockets go on."""
+
+
+class Decision(StrEnum):
+    """The first write-once register."""
+
+    COMMIT = "Commit"
+    """The container will run on the target node."""
+    ABORT = "Abort"
+    """The container goes on at the source."""
+
+
+class Outcome(StrEnum):
+    """The second write-once register: what became of a committed target."""
+
+    RESUMED = "Resumed"
+    """The container runs on the target node."""
+    RETURNED = "Returned"
+    """The target gave the container back: it will never run there, the source goes on."""
+
+
+class Target(Model):
+    """Where to, and under which name."""
+
+    node_name: DnsName | None = None
+    """The node to move to. Absent: the scheduler picks one with an agent, never the source node."""
+    node_selector: Annotated[dict[str, LabelValue], Field(max_length=32)] | None = None
+    """Labels that the node must have, in addition to the pod's own constraints."""
+    pod_name: DnsName | None = None
+    """The name of the new pod. Absent: the source pod's name with a suffix derived from this object's UID."""
+
+
+class Transport(Model):
+    """How the checkpoint travels."""
+
+    type: TransportType = TransportType.DIRECT
+    """`Direct`: from agent to agent over mutual TLS."""
+
+
+class MigrationSpec(Model):
+    """What is asked for. Immutable but for `cancel`."""
+
+    pod_name: DnsName
+    """The running pod to move; it must be in this object's namespace."""
+    pod_uid: Uid | None = Field(default=None, alias="podUID")
+    """Pins the pod's incarnation: with another UID under that name the migration is refused. A tool that recreates a
+    deleted ContainerMigration would otherwise move the next pod of that name."""
+    containers: Annotated[tuple[ContainerName, ...], Field(max_length=16)] | None = None
+    """The containers to move with their state. Absent: all of the pod."""
+    target: Target = Target()
+    """Where to, and under which name."""
+    strategy: Strategy = Strategy.STOP_AND_COPY
+    """How the memory moves. `StopAndCopy`: frozen, copied whole, resumed."""
+    transport: Transport = Transport()
+    """How the checkpoint travels."""
+    tcp_connections: TcpConnections = TcpConnections.CLOSE
+    """What becomes of established TCP connections. `Close`: clients reconnect."""
+    freeze_budget_seconds: Annotated[int, Field(ge=1, le=3600, json_schema_extra={"format": "int32"})] = 30
+    """How long the container may stand still before the migration is given up, in seconds."""
+    deadline_seconds: Annotated[int, Field(ge=10, le=86400, json_schema_extra={"format": "int32"})] = 600
+    """How long the migration may take before it is given up, in seconds; not after the commit."""
+    cancel: bool = False
+    """Set to true to give the migration up; has no effect once it is committed."""
+
+
+class SourceStatus(Model):
+    """The source side. `nodeName` and `podUID` are written once, by the operator."""
+
+    node_name: DnsName | None = None
+    """The node that the pod was found on."""
+    pod_uid: Uid | None = Field(default=None, alias="podUID")
+    """The incarnation that is moved."""
+    reason: Annotated[str, Field(max_length=1024)] | None = None
+    """Why the source's agent wrote Abort, as a documented constant."""
+    message: Message | None = None
+    """Why the source's agent wrote Abort, as a sentence."""
+
+
+class TargetStatus(Model):
+    """The target side. `nodeName`, `podName` and `podUID` are written once, by the operator."""
+
+    node_name: DnsName | None = None
+    """The node that the target pod was scheduled to."""
+    pod_name: DnsName | None = None
+    """The name of the target pod."""
+    pod_uid: Uid | None = Field(default=None, alias="podUID")
+    """The only pod that may ever resume this migration."""
+    outcome: Outcome | None = None
+    """Write-once, by the target node's agent: `Resumed`: the container runs there; `Returned`: it never will."""
+    message: Message | None = None
+    """Why the target was returned."""
+
+
+class Progress(Model):
+    """How far the copy is."""
+
+    bytes_total: Bytes | None = None
+    """Size of the checkpoint, in bytes."""
+    bytes_done: Bytes | None = None
+    """Bytes that have arrived verified at the target."""
+
+
+class Timings(Model):
+    """When things happened, and how long the container stood still."""
+
+    started_at: Time | None = None
+    """When the operator began."""
+    frozen_at: Time | None = None
+    """When the source's containers stopped, by the source node's clock."""
+    dumped_at: Time | None = None
+    """When the checkpoint was complete on the source node."""
+    transferred_at: Time | None = None
+    """When the checkpoint was complete and verified on the target node."""
+    restored_at: Time | None = None
+    """When the container was restored and held on the target node."""
+    resumed_at: Time | None = None
+    """When the container went on, by the clock of the node where it went on."""
+    completed_at: Time | None = None
+    """When the migration ended."""
+    freeze_seconds: Annotated[str, Field(max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?$")] | None = None
+    """How long the container stood still, in seconds, as a decimal number."""
+
+
+class MigrationStatus(Model):
+    """What the parts report."""
+
+    observed_generation: Annotated[int, Field(ge=0, json_schema_extra={"format": "int64"})] | None = None
+    """The `metadata.generation` that this status is about."""
+    phase: Annotated[str, Field(max_length=64)] | None = None
+    """A word for the print column; nothing depends on it."""
+    message: Message | None = None
+    """What is happening, in a sentence."""
+    decision: Decision | None = None
+    """Write-once: `Commit` by the target node's agent, `Abort` by the operator or the source node's agent."""
+    source: SourceStatus = SourceStatus()
+    """The source side."""
+    target: TargetStatus = TargetStatus()
+    """The target side."""
+    progress: Progress = Progress()
+    """How far the copy is."""
+    timings: Timings = Timings()
+    """When things happened."""
+    conditions: Annotated[
+        tuple[Condition, ...],
+        Field(
+            max_length=32, json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
+        ),
+    ] = ()
+    """Observations, one per step; `Succeeded` is Unknown until the end."""
+
+
+class Metadata(Model):
+    """The part of an object's metadata that this project reads."""
+
+    name: str
+    namespace: str = ""
+    uid: str = ""
+    generation: int = 0
+    resource_version: str = ""
+    creation_timestamp: Time | None = None
+    deletion_timestamp: Time | None = None
+    labels: dict[str, str] = Field(default_factory=dict)
+    annotations: dict[str, str] = Field(default_factory=dict)
+
+
+class ContainerMigration(Model):
+    """Moves a running container, with its memory, open files and file-system changes, to another node."""
+
+    metadata: Metadata
+    spec: MigrationSpec
+    status: MigrationStatus = MigrationStatus()

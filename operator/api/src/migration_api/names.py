@@ -1,0 +1,30 @@
+"""The names that appear in more than one part: API group, annotations, labels, accounts, paths on a node."""
+
+GROUP = "containermigration.io"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+
+MIGRATIONS = "containermigrations"
+NODES = "migrationnodes"
+
+RUNTIME_HANDLER = "migratable"
+"""The RuntimeClass of target pods and the name of the handler in the container runtime's configuration."""
+
+ANNOTATION_MIGRATION = f"{GROUP}/migration"
+"""On a target pod: the UID of its migration. The interposer starts no container of such a pod without permission."""
+
+LABEL_MIGRATION = f"{GROUP}/migration-uid"
+"""On a target pod, so that the operator finds it; the same value as the annotation."""
+
+LABEL_TARGET_NODE = f"{GROUP}/target"
+"""On a node whose agent reports everything in order; the RuntimeClass's scheduling selector. Value: "true"."""
+
+AGENT_AUDIENCE = "container-migration-agent"
+"""The audience of the token that the operator shows to agents."""
+
+NODE_NAME_CLAIM = "authentication.kubernetes.io/node-name"
+"""Extra user info of a token bound to a pod: the node that the pod runs on."""
+
+INSTALL_DIR = "/opt/container-migration"
+STATE_DIR = "/var/lib/container-migration"
+RUN_DIR = "/run/container-migration"

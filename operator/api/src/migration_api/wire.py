@@ -1,0 +1,158 @@
+"""What operator and agents say to each other over HTTPS (docs/protocol.md, section 5)."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from migration_api.base import Model, Time
+from migration_api.conditions import Reason
+from migration_api.migration import Bytes, ContainerName, DnsName, Message, Uid
+
+
+class MigrationRef(Model):
+    """Names one migration; the UID is what counts."""
+
+    namespace: DnsName
+    name: DnsName
+    uid: Uid
+
+
+class TargetRequest(Model):
+    """PUT /v1/migrations/{uid}/target: expect this migration's checkpoint for this pod."""
+
+    migration: MigrationRef
+    pod_name: DnsName
+    pod_uid: Uid
+    containers: Annotated[tuple[ContainerName, ...], Field(min_length=1, max_length=16)]
+    source_node: DnsName
+    freeze_budget_seconds: Annotated[int, Field(ge=1, le=3600)]
+    tcp_close: bool = True
+
+
+class SourceRequest(Model):
+    """PUT /v1/migrations/{uid}/source: freeze this pod's containers, checkpoint them, send them to that node."""
+
+    migration: MigrationRef
+    pod_name: DnsName
+    pod_uid: Uid
+    containers: Annotated[tuple[ContainerName, ...], Field(min_length=1, max_length=16)]
+    target_node: DnsName
+    freeze_budget_seconds: Annotated[int, Field(ge=1, le=3600)]
+
+
+class SourceState(StrEnum):
+    """How far the source side is; in this order, Thawed, Released and Lost being ends."""
+
+    ACCEPTED = "Accepted"
+    FENCED = "Fenced"
+    FROZEN = "Frozen"
+    DUMPED = "Dumped"
+    SENT = "Sent"
+    THAWED = "Thawed"
+    """The containers run again, no fence, no drop."""
+    RELEASED = "Released"
+    """Every task was killed while frozen; the pod is to be deleted."""
+    LOST = "Lost"
+    """The containers died while frozen, not by this migration; unfenced."""
+
+
+class TargetState(StrEnum):
+    """How far the target side is; Resumed, Returned and Destroyed being ends."""
+
+    PREPARED = "Prepared"
+    """The ticket lies there; the gate has not been reached."""
+    AT_GATE = "AtGate"
+    RECEIVING = "Receiving"
+    RECEIVED = "Received"
+    """Every digest matched."""
+    RESTORING = "Restoring"
+    HELD = "Held"
+    RESUMING = "Resuming"
+    """Ticket `resuming` is on disk; the outcome is being written."""
+    RESUMED = "Resumed"
+    RETURNED = "Returned"
+    DESTROYED = "Destroyed"
+    """The ticket is destroyed and nothing is held: this node will never resume the migration."""
+
+
+class Failure(Model):
+    """Why a side cannot go on; the operator (or the source's agent) will propose Abort."""
+
+    reason: Reason
+    message: Message
+    """What failed, on which node, why (the tool's own last lines), what to do."""
+
+
+class SourceReport(Model):
+    """The source side as its agent sees it now."""
+
+    state: SourceState
+    settled: bool = False
+    """Thawed, released or lost: nothing of this migration acts on this node any more."""
+    fenced: bool = False
+    frozen: bool = False
+    """Paused, or stopped by death, with the fence up."""
+    alive: bool = True
+    """The containers still exist; a frozen source may be killed by others."""
+    freeze_budget_left_seconds: float | None = None
+    bytes_total: Bytes | None = None
+    bytes_sent: Bytes = 0
+    frozen_at: Time | None = None
+    dumped_at: Time | None = None
+    sent_at: Time | None = None
+    thawed_at: Time | None = None
+    failure: Failure | None = None
+
+
+class TargetReport(Model):
+    """The target side as its agent sees it now."""
+
+    state: TargetState
+    settled: bool = False
+    """Resumed with the outcome written, returned with the outcome written, or destroyed."""
+    gate_age_seconds: float | None = None
+    """Since the `create` that waits at the gate began; absent when nobody waits."""
+    bytes_received: Bytes = 0
+    received_at: Time | None = None
+    held_at: Time | None = None
+    resumed_at: Time | None = None
+    failure: Failure | None = None
+
+
+class MigrationReport(Model):
+    """GET /v1/migrations/{uid}: both sides; a node is normally only one of them."""
+
+    uid: Uid
+    revision: Annotated[int, Field(ge=0)]
+    """Grows with every change, and over restarts of the agent."""
+    source: SourceReport | None = None
+    target: TargetReport | None = None
+
+
+class ContainerFacts(Model):
+    """One running container of a pod."""
+
+    name: ContainerName
+    container_id: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    memory_bytes: Bytes
+    """What a checkpoint of its memory is expected to take."""
+    runtime: str
+    """`runc`."""
+
+
+class PodFacts(Model):
+    """GET /v1/pods/{podUID}: what the preflight needs from the node."""
+
+    pod_uid: Uid
+    containers: tuple[ContainerFacts, ...]
+    migration: Uid | None = None
+    """The migration that holds the pod in this node's journal, if any."""
+
+
+class ErrorBody(Model):
+    """The body of every answer with status >= 400."""
+
+    message: Message

@@ -1,0 +1,1 @@
+"""The controller: kopf handlers, observe, plan, act."""

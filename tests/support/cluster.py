@@ -1,0 +1,131 @@
+"""A cluster as the tests and the demo see it: kubectl, waiting, and what happened when something does not come.
+
+Nothing here knows kind: the same tests run on any cluster that the current KUBECONFIG names.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import yaml
+
+SYSTEM = "container-migration"
+"""The namespace that operator and agents run in."""
+
+T = TypeVar("T")
+Manifest = dict[str, Any]
+
+
+class NotInTimeError(AssertionError):
+    """Something awaited did not come; the message says what was there instead."""
+
+
+def wait_for(what: str, probe: Callable[[], T | None], *, seconds: float, every: float = 0.2) -> T:
+    """Return the first value of `probe` that is neither None nor False.
+
+    Raises:
+        NotInTimeError: it did not come within `seconds`.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        value = probe()
+        if value is not None and value is not False:
+            return value
+        if time.monotonic() > deadline:
+            raise NotInTimeError(f"{what}: not within {seconds:.0f} s")
+        time.sleep(every)
+
+
+@dataclass(frozen=True)
+class Kubectl:
+    """Runs kubectl with the environment's KUBECONFIG; `token` acts as somebody else."""
+
+    token: str | None = None
+
+    def __call__(
+        self, *args: str, stdin: str | None = None, check: bool = True, timeout: float = 60
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `kubectl ARGS`; a failure's message has stderr."""
+        who = ("--token", self.token) if self.token else ()
+        done = subprocess.run(
+            ("kubectl", *who, *args), input=stdin, capture_output=True, text=True, check=False, timeout=timeout
+        )
+        if check and done.returncode != 0:
+            raise AssertionError(f"kubectl {' '.join(args)}: {done.stderr.strip() or done.stdout.strip()}")
+        return done
+
+    def apply(self, *manifests: Manifest) -> None:
+        """Server-side apply, with strict field validation, as an admin or a GitOps tool would."""
+        text = "\n---\n".join(yaml.safe_dump(m) for m in manifests)
+        self("apply", "--server-side", "--field-manager=tests", "-f", "-", stdin=text)
+
+    def get(self, kind: str, name: str, namespace: str = "") -> Manifest | None:
+        """Return the object, or None when there is none."""
+        scope = ("-n", namespace) if namespace else ()
+        text = self("get", kind, name, *scope, "--ignore-not-found", "-o", "json").stdout
+        return json.loads(text) if text.strip() else None
+
+    def list(self, kind: str, *args: str) -> list[Manifest]:
+        """Return the objects that `kubectl get KIND ARGS` finds."""
+        return json.loads(self("get", kind, *args, "-o", "json").stdout)["items"]
+
+    def logs(self, pod: str, namespace: str, *args: str) -> list[str]:
+        """Return the lines that the pod's container has written."""
+        return self("logs", pod, "-n", namespace, *args).stdout.splitlines()
+
+    def exec(self, pod: str, namespace: str, *command: str, timeout: float = 60) -> str:
+        """Run a command in a pod and return its output."""
+        return self("exec", pod, "-n", namespace, "--", *command, timeout=timeout).stdout
+
+
+def condition(thing: Manifest | None, type_: str) -> Manifest:
+    """Return the condition of that type, or an empty one."""
+    conditions: list[Manifest] = (thing or {}).get("status", {}).get("conditions", [])
+    empty: Manifest = {}
+    return next((c for c in conditions if c["type"] == type_), empty)
+
+
+def agents(kubectl: Kubectl) -> dict[str, str]:
+    """Return the agent's pod of each node."""
+    pods = kubectl.list("pods", "-n", SYSTEM, "-l", "app.kubernetes.io/component=agent")
+    return {
+        p["spec"]["nodeName"]: p["metadata"]["name"]
+        for p in pods
+        if p["status"]["phase"] == "Running" and "deletionTimestamp" not in p["metadata"]
+    }
+
+
+def on_node(kubectl: Kubectl, node: str, script: str, timeout: float = 60) -> str:
+    """Run a shell script in a node's own namespaces, through its agent's pod."""
+    agent = agents(kubectl)[node]
+    return kubectl.exec(agent, SYSTEM, "nsenter", "-t", "1", "-a", "--", "sh", "-c", script, timeout=timeout)
+
+
+def workers(kubectl: Kubectl) -> list[str]:
+    """Return the names of the nodes that can take part in a migration."""
+    return sorted(n["metadata"]["name"] for n in kubectl.list("nodes", "-l", "containermigration.io/target=true"))
+
+
+def what_happened(kubectl: Kubectl, namespaces: Iterable[str]) -> str:
+    """Return conditions, pods, events and the components' last log lines, for the message of a failure."""
+    parts: list[str] = []
+
+    def add(title: str, *args: str) -> None:
+        done = kubectl(*args, check=False)
+        parts.append(f"--- {title}\n{(done.stdout + done.stderr).strip()}")
+
+    for namespace in namespaces:
+        add(f"migrations in {namespace}", "get", "cmig", "-n", namespace, "-o", "yaml", "--show-managed-fields=false")
+        add(f"pods in {namespace}", "get", "pods", "-n", namespace, "-o", "wide")
+        add(f"events in {namespace}", "get", "events", "-n", namespace, "--sort-by=.lastTimestamp")
+    add("migration nodes", "get", "migrationnodes", "-o", "wide")
+    add("system pods", "get", "pods", "-n", SYSTEM, "-o", "wide")
+    component = "app.kubernetes.io/component"
+    add("operator", "logs", "-n", SYSTEM, "-l", f"{component}=operator", "--tail=60", "--prefix")
+    add("agents", "logs", "-n", SYSTEM, "-l", f"{component}=agent", "--tail=80", "--prefix")
+    return "\n".join(parts)
