@@ -94,7 +94,7 @@ e2e-only: $(SYNCED) ## end-to-end tests on the cluster as it is
 
 .PHONY: demo
 demo: $(SYNCED) cluster-up deploy ## the main job, from nothing: a redis moves to another node while a client writes to it
-	$(TESTBED) exec -- $(BIN)/python -m demo
+	PYTHONPATH=tests $(TESTBED) exec -- $(BIN)/python -m demo
 
 .PHONY: clean
 clean: ## remove the Python environments and build results of this checkout

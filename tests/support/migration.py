@@ -16,7 +16,7 @@ def pod(name: str, namespace: str, command: list[str], node: str, **spec: object
         "kind": "Pod",
         "metadata": {"name": name, "namespace": namespace, "labels": {"app": name}},
         "spec": {
-            "nodeSelector": {"kubernetes.io/hostname": node},
+            "nodeName": node,  # no selector: that would bind the moved pod, too
             "terminationGracePeriodSeconds": 1,
             "containers": [{"name": "main", "image": WORKLOAD, "imagePullPolicy": "Never", "command": command}],
             **spec,

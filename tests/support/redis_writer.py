@@ -1,8 +1,9 @@
-"""A client that writes to a redis all the time and remembers what was acknowledged. Standard library only: it runs in a pod.
+"""A client that writes to a redis all the time and remembers what was acknowledged.
 
-Usage: redis_writer.py HOST FILE. It appends one line per acknowledged write to FILE (`n`), reads a random earlier write
-back after each, and goes on through disconnections. `CHECK` as third argument reads every acknowledged write back
-instead and prints one JSON line: {"acknowledged": N, "lost": N, "wrong": N, "longest_gap_seconds": S}.
+Standard library only: it runs in a pod. Usage: redis_writer.py HOST FILE. It appends one line per acknowledged write
+to FILE, reads a random earlier write back after each, and goes on through disconnections. `CHECK` as third argument
+reads every acknowledged write back instead and prints one JSON line:
+{"acknowledged": N, "lost": N, "wrong": N, "longest_gap_seconds": S}.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The one module that runs commands: in the agent's container, in the host's namespaces, or in a pod's network.
 
 Commands in the host's namespaces leave the agent's cgroup first: the memory that CRIU takes must not count against
-the agent's limit, and CRIU must survive the agent's container (killed in mid-dump it would leave its code in the tasks).
+the agent's limit, and CRIU must survive the agent's container: killed in mid-dump it would leave its code in the tasks.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def boottime_ns() -> int:
 
 
 def wait_for_exit(pidfds: Sequence[int], timeout: float) -> bool:
-    """Wait until all the processes behind these pidfds have ended; False when some still live after `timeout` seconds."""
+    """Wait until the processes behind these pidfds have ended; False when some live after `timeout` seconds."""
     poll = select.poll()
     alive = set(pidfds)
     for pidfd in alive:

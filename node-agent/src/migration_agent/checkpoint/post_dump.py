@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -55,7 +55,7 @@ class PostDumpBroker:
     _expected: dict[tuple[str, str], Expectation] = field(default_factory=dict[tuple[str, str], Expectation])
 
     @contextmanager
-    def expect(self, migration: str, container: str, work: Callable[[], None]) -> Iterator[Expectation]:
+    def expect(self, migration: str, container: str, work: Callable[[], None]) -> Generator[Expectation]:
         """While the context is open the hook of this container's dump runs `work`, once.
 
         Leaving the context waits for work that is running, and takes no hook any more.

@@ -60,6 +60,14 @@ class Runtime(Protocol):
         """Return the pod's existing containers, in order of creation; empty when the pod is not on this node."""
         ...
 
+    def network_pid(self, pod_uid: str) -> int | None:
+        """Return a process in the pod's network namespace that lives as long as the sandbox, so longer than containers.
+
+        None when the pod has no sandbox on this node. What drops the pod's packets must be lifted through this
+        process: a container that was killed while frozen has none left, and the next one gets the same network.
+        """
+        ...
+
     def status(self, container: Container) -> ContainerStatus:
         """Return what the OCI runtime says now."""
         ...

@@ -1,0 +1,3 @@
+module containermigration.io/interposer
+
+go 1.26

@@ -1,0 +1,152 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// treeRecord names the root of a restored process tree so that any later process of this node can kill it for certain.
+// The hook writes it to tickets/<pod UID>/<container>.tree before the tree is reported as held.
+type treeRecord struct {
+	InitPID     int    `json:"initPID"`
+	InitStart   uint64 `json:"initStart"`
+	BootID      string `json:"bootID"`
+	ContainerID string `json:"containerID"`
+}
+
+func treeFile(ticketDir, container string) string { return filepath.Join(ticketDir, container+".tree") }
+
+func writeTree(ticketDir, container, containerID string, initPID int) error {
+	stat, err := readStat(initPID)
+	if err != nil {
+		return err
+	}
+	data, err := json.Marshal(treeRecord{initPID, stat.start, bootID(), containerID})
+	if err != nil {
+		return err
+	}
+	return writeAtomic(treeFile(ticketDir, container), data)
+}
+
+// killRecordedTree kills the tree an earlier restore of this container left, if it still lives. CRIU or runc can die at
+// a moment when no hook is looking (between post-restore and pre-resume, or after the release): the tasks then run, or
+// stay, without an owner, and a fresh start beside them would make two copies in one pod.
+func killRecordedTree(ticketDir, container string) error {
+	data, err := os.ReadFile(treeFile(ticketDir, container))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var record treeRecord
+	if err := json.Unmarshal(data, &record); err != nil {
+		return fmt.Errorf("%s: %w", treeFile(ticketDir, container), err)
+	}
+	if record.BootID != bootID() || !isProcess(record.InitPID, record.InitStart) {
+		return nil
+	}
+	return killTree(record.InitPID)
+}
+
+// isProcess says whether pid is still the process that began at start.
+func isProcess(pid int, start uint64) bool {
+	stat, err := readStat(pid)
+	return err == nil && stat.start == start
+}
+
+// killTree kills a container by its first process. As init of a pid namespace of its own the kernel kills the rest with
+// it. In a shared pid namespace (shareProcessNamespace, hostPID) all its descendants are killed one by one, and again
+// until no new ones are found. It returns when all are dead, or after two seconds when death is pending for all: tasks
+// that CRIU traces become zombies which only CRIU can reap, and it waits for us.
+func killTree(initPID int) error {
+	if initPID <= 1 {
+		return fmt.Errorf("not a container's process: pid %d", initPID)
+	}
+	root, err := pidfdOpen(initPID)
+	if err != nil {
+		return nil // no such process
+	}
+	fds := []int{root}
+	var failed error
+	if !isNamespaceInit(initPID) {
+		seen := []int{initPID}
+		for found := true; found; {
+			found = false
+			for _, pid := range descendants(initPID) {
+				if slices.Contains(seen, pid) {
+					continue
+				}
+				found, seen = true, append(seen, pid)
+				if fd, err := pidfdOpen(pid); err == nil {
+					fds = append(fds, fd)
+					failed = errors.Join(failed, pidfdKill(fd))
+				}
+			}
+		}
+	}
+	failed = errors.Join(failed, pidfdKill(root))
+	awaitDeath(fds, 2*time.Second)
+	return failed
+}
+
+func awaitDeath(fds []int, limit time.Duration) {
+	end := boottime() + int64(limit)
+	for len(fds) > 0 && boottime() < end {
+		ready, err := pollFds(fds, time.Duration(end-boottime()))
+		if err != nil {
+			return
+		}
+		alive := fds[:0:0]
+		for i, dead := range ready {
+			if !dead {
+				alive = append(alive, fds[i])
+			}
+		}
+		fds = alive
+	}
+}
+
+// isNamespaceInit says whether pid is number 1 of a pid namespace below ours. Only a certain answer is yes.
+func isNamespaceInit(pid int) bool {
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(data)) {
+		if numbers, ok := strings.CutPrefix(line, "NSpid:"); ok {
+			fields := strings.Fields(numbers)
+			return len(fields) > 1 && fields[len(fields)-1] == "1"
+		}
+	}
+	return false
+}
+
+// descendants lists the processes below pid, parents before children, by one walk over /proc.
+func descendants(pid int) []int {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil
+	}
+	children := map[int][]int{}
+	for _, entry := range entries {
+		if child, err := strconv.Atoi(entry.Name()); err == nil {
+			if stat, err := readStat(child); err == nil {
+				children[stat.parent] = append(children[stat.parent], child)
+			}
+		}
+	}
+	found := []int{pid}
+	for i := 0; i < len(found); i++ {
+		found = append(found, children[found[i]]...)
+	}
+	return found[1:]
+}

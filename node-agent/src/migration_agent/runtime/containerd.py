@@ -1,0 +1,265 @@
+"""containerd with runc: containers found by their bundles, handled by the very runc that the shim uses."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from migration_agent.checkpoint import criu, rootfs
+from migration_agent.checkpoint.post_dump import Expectation, PostDumpBroker
+from migration_agent.host import CommandFailed, Completed, Host, wait_for_exit
+from migration_agent.runtime.bundle import Bundle, pod_bundles, read_bundle
+from migration_agent.runtime.interface import Container, ContainerStatus, Dump, RuntimeFailure
+
+_COMMAND_SECONDS = 30
+_DUMP_SECONDS = 3600
+"""Only against a CRIU that hangs for ever: killing it in the middle would leave its code in the container's tasks."""
+_EXIT_SECONDS = 30
+_KILL_ROUNDS = 20
+_UNKNOWN_CONTAINER = "does not exist"
+
+_STATUS = {
+    "created": ContainerStatus.RUNNING,
+    "running": ContainerStatus.RUNNING,
+    "paused": ContainerStatus.PAUSED,
+    "stopped": ContainerStatus.STOPPED,
+}
+
+
+class _State(BaseModel):
+    """What `runc state` prints."""
+
+    status: str
+    pid: int = 0
+
+
+_PIDS = TypeAdapter(list[int] | None)
+
+
+class Containerd:
+    """Implements `Runtime` for containerd's k8s.io namespace."""
+
+    name = "containerd"
+
+    def __init__(self, host: Host, broker: PostDumpBroker) -> None:
+        self._host = host
+        self._broker = broker
+
+    def containers(self, pod_uid: str) -> tuple[Container, ...]:
+        """Return the pod's containers that have not ended; of a restarted one the newest. See `Runtime`."""
+        newest = {bundle.name: bundle for bundle in pod_bundles(self._host, pod_uid) if not bundle.is_sandbox}
+        found = (self._container(bundle) for bundle in newest.values())
+        return tuple(container for container in found if container)
+
+    def network_pid(self, pod_uid: str) -> int | None:
+        """Return the pid of the pod's newest sandbox; None when it has none that lives. See `Runtime`."""
+        for bundle in reversed(pod_bundles(self._host, pod_uid)):
+            if bundle.is_sandbox:
+                status, pid = self._state(bundle)
+                return pid if status is not ContainerStatus.STOPPED else None
+        return None
+
+    def status(self, container: Container) -> ContainerStatus:
+        """Return what runc says now. See `Runtime`."""
+        bundle = read_bundle(self._host, container.container_id)
+        return self._state(bundle)[0] if bundle else ContainerStatus.STOPPED
+
+    def pause(self, container: Container) -> None:
+        """Freeze the container with `runc pause`. See `Runtime`."""
+        status = self.status(container)
+        if status is ContainerStatus.STOPPED:
+            raise RuntimeFailure(
+                f"container {container.name} ({container.container_id}) cannot be paused: it has ended"
+            )
+        if status is ContainerStatus.RUNNING:
+            self._runc(self._bundle(container), "pause", container.container_id)
+            self._demand_paused(container, "after `runc pause`")
+
+    def resume(self, container: Container) -> None:
+        """Thaw the container with `runc resume`. See `Runtime`."""
+        if self.status(container) is not ContainerStatus.PAUSED:
+            return
+        try:
+            self._runc(self._bundle(container), "resume", container.container_id)
+        except RuntimeFailure:
+            if self.status(container) is ContainerStatus.PAUSED:
+                raise
+
+    def dump(self, dump: Dump, *, file_locks: bool, while_frozen: Callable[[], None] | None = None) -> None:
+        """Checkpoint the paused container with `runc checkpoint`. See `Runtime`."""
+        container = dump.container
+        bundle = self._bundle(container)
+        self._demand_dumpable(container, bundle)
+        try:
+            shutil.rmtree(dump.directory, ignore_errors=True)
+            criu.prepare(self._host, dump)
+        except OSError as error:
+            raise RuntimeFailure(f"the checkpoint's directory could not be prepared: {error}") from error
+
+        def work() -> None:
+            rootfs.copy_changes(self._host, bundle.path / "rootfs", dump.directory / "rootfs-diff.tar")
+            if while_frozen is not None:
+                while_frozen()
+
+        with self._broker.expect(dump.migration, container.name, work) as expectation:
+            self._checkpoint(dump, bundle, expectation, file_locks=file_locks)
+        self._demand_paused(container, "after the dump")
+
+    def kill_frozen(self, container: Container) -> None:
+        """Kill with the signal pending before the thaw: no task returns to its program. See `Runtime`."""
+        if self.status(container) is ContainerStatus.STOPPED:
+            return
+        bundle = self._bundle(container)
+        self.pause(container)
+        with ExitStack() as opened:
+            pidfds = self._signal_all(bundle, opened)
+            # With cgroup v2 the tasks are dead already; with v1 they die before they return from the freezer.
+            self.resume(container)
+            if not wait_for_exit(pidfds, _EXIT_SECONDS):
+                raise RuntimeFailure(
+                    f"container {container.name} ({container.container_id}) was killed but some of its tasks still "
+                    f"live after {_EXIT_SECONDS} s; look for tasks in state D on the node"
+                )
+
+    def _container(self, bundle: Bundle) -> Container | None:
+        status, pid = self._state(bundle)
+        start = self._host.process_start(pid)
+        if status is ContainerStatus.STOPPED or start is None:
+            return None
+        return Container(
+            name=bundle.name,
+            container_id=bundle.container_id,
+            pod_uid=bundle.pod_uid,
+            init_pid=pid,
+            init_start=start,
+            bundle=bundle.path,
+            memory_bytes=sum(self._memory_bytes(pid) for pid in self._pids(bundle)),
+            runtime=Path(bundle.runtime).name,
+        )
+
+    def _memory_bytes(self, pid: int) -> int:
+        """Return what CRIU writes for a process: its own pages, also from swap, and its share of shared memory."""
+        try:
+            lines = self._host.path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
+        except (FileNotFoundError, ProcessLookupError):
+            return 0
+        fields = dict(line.split()[:2] for line in lines[1:])
+        return sum(int(fields.get(key, 0)) for key in ("Anonymous:", "Swap:", "Pss_Shmem:")) * 1024
+
+    def _checkpoint(self, dump: Dump, bundle: Bundle, expectation: Expectation, *, file_locks: bool) -> None:
+        container_id = dump.container.container_id
+        options = [
+            *("--image-path", str(criu.images(dump)), "--work-path", str(criu.work(dump))),
+            *("--leave-running", "--tcp-established", "--tcp-skip-in-flight", "--link-remap"),
+            *(["--file-locks"] if file_locks else []),
+            *("--manage-cgroups-mode", "ignore"),
+        ]
+        # A restored container's annotation names the same file: given twice, the hook would run twice.
+        env = {} if bundle.criu_config else {"CRIU_CONFIG_FILE": criu.configuration_path(container_id)}
+        try:
+            self._runc(bundle, "checkpoint", *options, container_id, env=env, timeout=_DUMP_SECONDS)
+        except RuntimeFailure as error:
+            self._freeze_again(dump.container)
+            raise RuntimeFailure(_dump_failure(dump, expectation, error)) from (expectation.failure or error)
+        if not expectation.arrived:
+            raise RuntimeFailure(f"the dump of container {dump.container.name} did not run its hook {criu.HOOK}")
+
+    def _freeze_again(self, container: Container) -> None:
+        """Keep the promise that a container whose dump failed is paused; a container that has ended stays ended."""
+        with suppress(RuntimeFailure):
+            self.pause(container)
+
+    def _signal_all(self, bundle: Bundle, opened: ExitStack) -> list[int]:
+        """Send SIGKILL to every task of a paused container and return their pidfds, closed with `opened`."""
+        pidfds: dict[int, int] = {}
+        for _ in range(_KILL_ROUNDS):
+            new = self._pids(bundle) - pidfds.keys()
+            if not new:
+                return list(pidfds.values())
+            candidates = {pid: pidfd for pid in new if (pidfd := _open_pidfd(pid, opened)) is not None}
+            # A pid listed before and after the pidfd was opened is the container's: it was not given away meanwhile.
+            confirmed = self._pids(bundle)
+            for pid, pidfd in candidates.items():
+                if pid in confirmed:
+                    with suppress(ProcessLookupError):
+                        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                    pidfds[pid] = pidfd
+        raise RuntimeFailure(f"container {bundle.name} ({bundle.container_id}) makes new tasks although it is paused")
+
+    def _pids(self, bundle: Bundle) -> set[int]:
+        """Return the pids of all the container's processes; none when runc does not know it any more."""
+        try:
+            output = self._runc(bundle, "ps", "--format", "json", bundle.container_id).stdout
+            return set(_PIDS.validate_json(output) or ())
+        except RuntimeFailure as error:
+            if _UNKNOWN_CONTAINER in str(error):
+                return set()
+            raise
+        except ValidationError as error:
+            raise RuntimeFailure(f"`runc ps` of {bundle.container_id} was not understood: {error}") from error
+
+    def _state(self, bundle: Bundle) -> tuple[ContainerStatus, int]:
+        """Return the status and the pid of the container's first process."""
+        try:
+            state = _State.model_validate_json(self._runc(bundle, "state", bundle.container_id).stdout)
+            return _STATUS[state.status], state.pid
+        except RuntimeFailure as error:
+            if _UNKNOWN_CONTAINER in str(error):
+                return ContainerStatus.STOPPED, 0
+            raise
+        except (ValidationError, KeyError) as error:
+            raise RuntimeFailure(f"`runc state` of {bundle.container_id} was not understood: {error}") from error
+
+    def _bundle(self, container: Container) -> Bundle:
+        bundle = read_bundle(self._host, container.container_id)
+        if bundle is None or bundle.pod_uid != container.pod_uid:
+            raise RuntimeFailure(f"container {container.name} ({container.container_id}) is not on this node any more")
+        return bundle
+
+    def _demand_dumpable(self, container: Container, bundle: Bundle) -> None:
+        if Path(bundle.runtime).name != "runc":
+            raise RuntimeFailure(f"container {container.name} was started with {bundle.runtime}: only runc can migrate")
+        expected = criu.configuration_path(container.container_id)
+        if bundle.criu_config not in ("", expected):
+            raise RuntimeFailure(
+                f"container {container.name} has the annotation org.criu.config={bundle.criu_config!r}, which would "
+                "take the place of the migration's own CRIU configuration: remove it from the pod"
+            )
+        self._demand_paused(container, "before the dump")
+
+    def _demand_paused(self, container: Container, when: str) -> None:
+        status = self.status(container)
+        if status is not ContainerStatus.PAUSED:
+            raise RuntimeFailure(
+                f"container {container.name} ({container.container_id}) is {status} {when}; it must be paused"
+            )
+
+    def _runc(
+        self, bundle: Bundle, *arguments: str, env: dict[str, str] | None = None, timeout: float = _COMMAND_SECONDS
+    ) -> Completed:
+        argv = [bundle.runtime, *bundle.runtime_arguments, *arguments]
+        try:
+            return self._host.run_on_host(argv, timeout=timeout, env=env)
+        except CommandFailed as error:
+            raise RuntimeFailure(str(error)) from error
+
+
+def _open_pidfd(pid: int, opened: ExitStack) -> int | None:
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+    opened.callback(os.close, pidfd)
+    return pidfd
+
+
+def _dump_failure(dump: Dump, expectation: Expectation, error: RuntimeFailure) -> str:
+    """Say why a dump failed: what our own work in it said, or CRIU's last errors, or else what runc wrote."""
+    why = str(expectation.failure) if expectation.failure else criu.log_errors(criu.work(dump) / "dump.log")
+    return f"the checkpoint of container {dump.container.name} failed: {why or error}"
