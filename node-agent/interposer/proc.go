@@ -68,10 +68,10 @@ func pidfdOpen(pid int) (int, error) {
 	return int(fd), nil // the kernel sets close-on-exec
 }
 
-// pidfdKill sends SIGKILL to exactly that process; success means death is at least pending: the kernel lets a task
+// pidfdSignal signals exactly that process. A sent SIGKILL means that death is at least pending: the kernel lets a task
 // with a pending SIGKILL execute no further instruction of its program.
-func pidfdKill(fd int) error {
-	_, _, errno := syscall.Syscall6(sysPidfdSendSignal, uintptr(fd), uintptr(syscall.SIGKILL), 0, 0, 0, 0)
+func pidfdSignal(fd int, signal syscall.Signal) error {
+	_, _, errno := syscall.Syscall6(sysPidfdSendSignal, uintptr(fd), uintptr(signal), 0, 0, 0, 0)
 	if errno != 0 && errno != syscall.ESRCH {
 		return errno
 	}

@@ -92,6 +92,9 @@ func setAnnotation(data []byte, name, value string) ([]byte, error) {
 	if err := json.Unmarshal(data, &document); err != nil {
 		return nil, err
 	}
+	if document == nil {
+		return nil, errors.New("config.json is null")
+	}
 	key := "annotations"
 	for candidate := range document {
 		// encoding/json, which runc uses too, matches keys without regard to case.
@@ -105,7 +108,7 @@ func setAnnotation(data []byte, name, value string) ([]byte, error) {
 			return nil, err
 		}
 	}
-	if annotations == nil || document == nil {
+	if annotations == nil { // it was null
 		annotations = map[string]json.RawMessage{}
 	}
 	var err error

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -22,9 +23,15 @@ const (
 // readTicket looks at the names only. `pending` is renamed away, so it is looked at first: a rename between the looks
 // then shows up as its result, never as "no ticket". Two results at once cannot come from the protocol and are refused.
 func readTicket(dir string) (ticketState, error) {
-	pending := exists(filepath.Join(dir, "pending"))
-	resuming := exists(filepath.Join(dir, "resuming"))
-	destroyed := exists(filepath.Join(dir, "destroyed"))
+	var found [3]bool
+	for i, name := range []string{"pending", "resuming", "destroyed"} {
+		_, err := os.Lstat(filepath.Join(dir, name))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return ticketNone, err
+		}
+		found[i] = err == nil
+	}
+	pending, resuming, destroyed := found[0], found[1], found[2]
 	switch {
 	case resuming && destroyed:
 		return ticketNone, errors.New("the ticket in " + dir + " is both resuming and destroyed")

@@ -7,9 +7,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -64,38 +64,58 @@ func isProcess(pid int, start uint64) bool {
 }
 
 // killTree kills a container by its first process. As init of a pid namespace of its own the kernel kills the rest with
-// it. In a shared pid namespace (shareProcessNamespace, hostPID) all its descendants are killed one by one, and again
-// until no new ones are found. It returns when all are dead, or after two seconds when death is pending for all: tasks
-// that CRIU traces become zombies which only CRIU can reap, and it waits for us.
+// it. In a shared pid namespace (shareProcessNamespace, hostPID) all its descendants are stopped first, until no new
+// ones are found, so that none can fork away, and then killed. It returns when all are dead, or after two seconds when
+// death is pending for all: tasks that CRIU traces become zombies which only CRIU can reap, and it waits for us.
 func killTree(initPID int) error {
 	if initPID <= 1 {
 		return fmt.Errorf("not a container's process: pid %d", initPID)
 	}
 	root, err := pidfdOpen(initPID)
+	if errors.Is(err, syscall.ESRCH) {
+		return nil
+	}
 	if err != nil {
-		return nil // no such process
+		return err
 	}
 	fds := []int{root}
-	var failed error
+	defer func() { closeAll(fds) }()
 	if !isNamespaceInit(initPID) {
-		seen := []int{initPID}
-		for found := true; found; {
-			found = false
-			for _, pid := range descendants(initPID) {
-				if slices.Contains(seen, pid) {
-					continue
-				}
-				found, seen = true, append(seen, pid)
-				if fd, err := pidfdOpen(pid); err == nil {
-					fds = append(fds, fd)
-					failed = errors.Join(failed, pidfdKill(fd))
-				}
+		_ = pidfdSignal(root, syscall.SIGSTOP)
+		fds = append(fds, stopDescendants(initPID)...)
+	}
+	var failed error
+	for _, fd := range fds {
+		failed = errors.Join(failed, pidfdSignal(fd, syscall.SIGKILL))
+	}
+	awaitDeath(fds, 2*time.Second)
+	return failed
+}
+
+// stopDescendants stops all processes below pid and returns their pidfds.
+func stopDescendants(pid int) []int {
+	var fds []int
+	seen := map[int]bool{}
+	for found := true; found; {
+		found = false
+		for _, child := range descendants(pid) {
+			if seen[child] {
+				continue
+			}
+			found, seen[child] = true, true
+			if fd, err := pidfdOpen(child); err == nil {
+				fds = append(fds, fd)
+				_ = pidfdSignal(fd, syscall.SIGSTOP)
 			}
 		}
 	}
-	failed = errors.Join(failed, pidfdKill(root))
-	awaitDeath(fds, 2*time.Second)
-	return failed
+	return fds
+}
+
+func closeAll(fds []int) {
+	for _, fd := range fds {
+		syscall.Close(fd)
+	}
 }
 
 func awaitDeath(fds []int, limit time.Duration) {

@@ -1,0 +1,3 @@
+module containermigration.io/testbed/pause
+
+go 1.26.0
