@@ -1,0 +1,1 @@
+"""The test bed: kind where nothing but package registries can be reached."""

@@ -1,0 +1,159 @@
+"""Debian's packages and roots. The mirror is whatever this machine's own apt is configured with."""
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import host, versions
+from .places import cache, digest, finished, scratch
+from .progress import step
+
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+
+HOST_PACKAGES = {
+    "mmdebstrap": "mmdebstrap",
+    "jq": "jq",
+    "buildah": "buildah",
+    "ip": "iproute2",
+    "nsenter": "util-linux",
+    "iptables": "iptables",
+    "zstd": "zstd",
+    "dpkg": "dpkg",
+    "tar": "tar",
+}
+"""A command, and the package it comes in."""
+
+EXPIRED = "Acquire::Check-Valid-Until=false"
+"""A mirror may be a snapshot whose Release file has expired; the signature is still checked."""
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """Where apt gets Debian from."""
+
+    archive: str
+    security: str | None
+
+    def sources(self, suite: str) -> str:
+        """The deb822 text of the official base images (their consumers `sed` the suite), for this mirror."""
+        stanzas = [(self.archive, f"{suite} {suite}-updates")]
+        if self.security:
+            stanzas.append((self.security, f"{suite}-security"))
+        return "\n".join(
+            f"Types: deb\nURIs: {uri}\nSuites: {suites}\nComponents: main\nSigned-By: {KEYRING}\n"
+            for uri, suites in stanzas
+        )
+
+
+def mirror() -> Mirror:
+    """Asks apt itself, so that every way to configure it is understood."""
+    formats = "$(ORIGIN) $(LABEL) $(REPO_URI)"
+    lines = host.run(["apt-get", "indextargets", "--format", formats, "Created-By: Packages"]).splitlines()
+    known = {label: uri for origin, label, uri in (line.split(" ", 2) for line in lines) if origin == "Debian"}
+    if "Debian" not in known:
+        raise host.TestbedError("apt knows no Debian archive: add one to its sources and run `apt-get update`.")
+    return Mirror(known["Debian"], known.get("Debian-Security"))
+
+
+def require_host() -> None:
+    """Root, Go and the host's packages. Packages are installed; what cannot be is told in one message."""
+    missing = [] if is_root() else ["root: run it with sudo"]
+    missing += [] if shutil.which("go") else ["Go >= 1.26: https://go.dev/dl"]
+    missing += [] if shutil.which("apt-get") else ["apt: the test bed needs a Debian-like machine"]
+    missing += [] if KEYRING.is_file() else [f"{KEYRING}: install debian-archive-keyring"]
+    if missing:
+        raise host.TestbedError("The test bed needs:\n" + "\n".join(f"  - {item}" for item in missing))
+    packages = sorted(package for command, package in HOST_PACKAGES.items() if not shutil.which(command))
+    if packages:
+        with step(f"installing missing packages on this machine: {' '.join(packages)}"):
+            install(packages)
+    elif not apt_is_updated():
+        host.run(["apt-get", "update", "-q"])
+
+
+def require_root() -> None:
+    if not is_root():
+        raise host.TestbedError("The test bed needs root: run it with sudo.")
+
+
+def is_root() -> bool:
+    return os.geteuid() == 0
+
+
+def apt_is_updated() -> bool:
+    return "Debian" in host.run(["apt-get", "indextargets", "--format", "$(ORIGIN)", "Created-By: Packages"])
+
+
+def install(packages: Sequence[str]) -> None:
+    command = ["apt-get", "install", "-q", "-y", "--no-install-recommends", *packages]
+    environment = {"DEBIAN_FRONTEND": "noninteractive"}
+    if apt_is_updated() and host.succeeds(command, env=environment):
+        return
+    host.run(["apt-get", "update", "-q"])
+    host.run(command, env=environment)
+
+
+def unpacked(purpose: str, packages: Sequence[str], suite: str | None = None) -> Path:
+    """The packages' files in one folder, unpacked and not installed; `suite` None means the host's own."""
+    target = cache("debs", f"{purpose}-{digest(*packages, suite or host_release())}")
+    if not target.is_dir():
+        with (
+            step(f"fetching Debian packages: {' '.join(packages)}", "10 s"),
+            finished(target) as out,
+            scratch() as work,
+        ):
+            options = [] if suite is None else suite_options(suite, work)
+            download(packages, options, work)
+            for package in sorted(work.glob("*.deb")):
+                host.run(["dpkg", "-x", str(package), str(out)])
+    return target
+
+
+def host_release() -> str:
+    return Path("/etc/os-release").read_text()
+
+
+def suite_options(suite: str, work: Path) -> list[str]:
+    """Options that point apt at one suite and at lists of its own: the host's apt state is not touched."""
+    sources = work / "sources.list"
+    sources.write_text(f"deb [signed-by={KEYRING}] {mirror().archive} {suite} main\n")
+    for folder in ("lists/partial", "archives/partial"):
+        (work / folder).mkdir(parents=True)
+    settings = {
+        "Dir::Etc::SourceList": str(sources),
+        "Dir::Etc::SourceParts": "/dev/null",
+        "Dir::State::Lists": f"{work}/lists",
+        "Dir::Cache": f"{work}",
+        "APT::Sandbox::User": "root",
+    }
+    options = ["-o", EXPIRED, *(word for key, value in settings.items() for word in ("-o", f"{key}={value}"))]
+    host.run(["apt-get", *options, "update", "-q"])
+    return options
+
+
+def download(packages: Sequence[str], options: Sequence[str], folder: Path) -> None:
+    options = [*options, "-o", "APT::Sandbox::User=root"]
+    host.run(["apt-get", *options, "download", "-q", *packages], cwd=folder)
+
+
+def root(purpose: str, packages: Sequence[str], usually: str) -> Path:
+    """A tarball of a minimal root of the node suite with these packages."""
+    source = mirror()
+    recipe = ["minbase", source.sources(versions.NODE_SUITE), *packages]
+    target = cache("roots", f"{purpose}-{digest(*recipe)}.tar")
+    if not target.is_file():
+        with step(f"making a Debian {versions.NODE_SUITE} root ({purpose})", usually), scratch() as work:
+            excludes = [f"--dpkgopt=path-exclude=/usr/share/{kind}/*" for kind in ("doc", "man", "locale", "info")]
+            partial = work / "root.tar"
+            host.run(
+                [
+                    *("mmdebstrap", "--quiet", "--variant=minbase", "--mode=root"),
+                    *(f"--aptopt={EXPIRED.replace('=', ' ')}", f"--include={','.join(packages)}", *excludes),
+                    *(versions.NODE_SUITE, str(partial), "-"),
+                ],
+                stdin=source.sources(versions.NODE_SUITE),
+            )
+            partial.rename(target)
+    return target
