@@ -26,14 +26,15 @@ type hookFile struct {
 	Deadline        int64  `json:"deadlineBoottimeNs"`
 }
 
+// hookRequest is the one line that a hook says. A dump knows neither pod nor container: those fields are absent then.
 type hookRequest struct {
 	Role        string `json:"role"`
 	Action      string `json:"action"`
-	PodUID      string `json:"podUID"`
+	PodUID      string `json:"podUID,omitempty"`
 	Migration   string `json:"migration"`
 	Container   string `json:"container"`
-	ContainerID string `json:"containerID"`
-	InitPID     int    `json:"initPID"`
+	ContainerID string `json:"containerID,omitempty"`
+	InitPID     int    `json:"initPID,omitempty"`
 	PID         int    `json:"pid"`
 }
 

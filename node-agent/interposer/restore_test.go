@@ -289,6 +289,11 @@ func TestPostDump(t *testing.T) {
 			peer.say(answer)
 		}
 		hook.Wait()
+		for _, absent := range []string{"podUID", "containerID", "initPID"} {
+			if value, there := peer.first[absent]; there {
+				t.Fatalf("a dump's hook says %s: %v, which it does not know", absent, value)
+			}
+		}
 		if got := hook.ProcessState.ExitCode(); got != rc || peer.first["action"] != "post-dump" || peer.first["migration"] != "m1" {
 			t.Errorf("%q: %d %v", answer, got, peer.first)
 		}

@@ -62,11 +62,13 @@ class Host:
 
     Attributes:
         root: what to take for `/` in paths; commands are not confined to it.
+        first_process: the process whose namespaces and files are the host's.
     """
 
     root: Path = Path("/")
-    _isolation: threading.Lock = field(default_factory=threading.Lock, repr=False)
-    _isolation_tried: bool = False
+    first_process: int = 1
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _isolation_checked: bool = False
 
     def path(self, path: str | Path) -> Path:
         """Return where an absolute path that is the same on the host and in the agent's container lies."""
@@ -77,7 +79,7 @@ class Host:
 
         Only for directories whose content the admin controls: a symbolic link in it is followed in the agent's view.
         """
-        return self.root / "proc/1/root" / str(path).lstrip("/")
+        return self.path(f"/proc/{self.first_process}/root") / str(path).lstrip("/")
 
     def run(
         self,
@@ -112,8 +114,8 @@ class Host:
         input: str | None = None,  # noqa: A002  # as subprocess calls it
     ) -> Completed:
         """Run a command in the host's namespaces, in a cgroup of its own; otherwise like `run`."""
-        self._try_isolation()
-        return self.run(_enter_host(argv), timeout=timeout, env={"PATH": HOST_PATH, **(env or {})}, input=input)
+        self._check_isolation()
+        return self.run(self._enter(argv), timeout=timeout, env={"PATH": HOST_PATH, **(env or {})}, input=input)
 
     def run_in_netns(
         self,
@@ -133,7 +135,8 @@ class Host:
         Raises:
             OSError: there is no such process.
         """
-        return self.path(f"/proc/{pid}/ns/net").stat().st_ino == self.path("/proc/1/ns/net").stat().st_ino
+        host = self.path(f"/proc/{self.first_process}/ns/net")
+        return self.path(f"/proc/{pid}/ns/net").stat().st_ino == host.stat().st_ino
 
     def boot_id(self) -> str:
         """Return the kernel's identifier of the current boot."""
@@ -149,16 +152,26 @@ class Host:
         after_command = stat.rpartition(")")[2].split()
         return int(after_command[_STAT_START_TIME - 3])
 
-    def _try_isolation(self) -> None:
+    def _check_isolation(self) -> None:
         """Say once in the log when commands cannot leave the agent's cgroup."""
-        with self._isolation:
-            if self._isolation_tried:
+        with self._lock:
+            if self._isolation_checked:
                 return
-            self._isolation_tried = True
+            self._isolation_checked = True
         with suppress(CommandFailed):
-            self.run(_enter_host(["true"], strict=True), timeout=10, env={"PATH": HOST_PATH})
-            return
+            own = self.run(self._enter(["cat", "/proc/self/cgroup"]), timeout=10, env={"PATH": HOST_PATH}).stdout
+            if is_isolated(own):
+                return
         log.warning("commands on the host stay in the agent's cgroup: CRIU's memory counts against the agent's limit")
+
+    def _enter(self, argv: Sequence[str]) -> list[str]:
+        """Wrap a command so that it runs in the host's namespaces and in a cgroup of its own.
+
+        The PID namespace is the host's already (`hostPID`).
+        """
+        namespaces = ["--mount", "--uts", "--ipc", "--net", "--cgroup"]
+        leave = ["sh", "-c", isolation_script("/sys/fs/cgroup"), "sh"]
+        return ["nsenter", "--target", str(self.first_process), *namespaces, "--", *leave, *argv]
 
 
 def boottime_ns() -> int:
@@ -183,16 +196,15 @@ def wait_for_exit(pidfds: Sequence[int], timeout: float) -> bool:
     return True
 
 
-def isolation_script(mounted_at: str, *, strict: bool) -> str:
+def isolation_script(mounted_at: str) -> str:
     """Return the shell script that leaves the caller's cgroups and then executes its arguments.
 
     With cgroup v2 there is one hierarchy at `mounted_at`, with v1 one in each of its directories. A v1 cpuset without
-    CPUs takes no process: there the root of the hierarchy must do. `strict`: stop when one hierarchy cannot be left.
+    CPUs takes no process: there the root of the hierarchy must do. A hierarchy that cannot be left is no obstacle.
     """
-    failed = "exit 1" if strict else ":"
     return f"""
 move() {{
-  mkdir -p "$1/{CGROUP}" && echo $$ > "$1/{CGROUP}/cgroup.procs" || echo $$ > "$1/cgroup.procs" || {failed}
+  mkdir -p "$1/{CGROUP}" && echo $$ > "$1/{CGROUP}/cgroup.procs" || echo $$ > "$1/cgroup.procs"
 }} 2>/dev/null
 if [ -e {mounted_at}/cgroup.controllers ]; then move {mounted_at}
 else for hierarchy in {mounted_at}/*/; do move "${{hierarchy%/}}"; done
@@ -201,14 +213,13 @@ exec "$@"
 """
 
 
-def _enter_host(argv: Sequence[str], *, strict: bool = False) -> list[str]:
-    """Wrap a command so that it runs in the namespaces of the host's first process and in a cgroup of its own.
-
-    The PID namespace is the host's already (`hostPID`).
-    """
-    namespaces = ["--mount", "--uts", "--ipc", "--net", "--cgroup"]
-    script = isolation_script("/sys/fs/cgroup", strict=strict)
-    return ["nsenter", "--target", "1", *namespaces, "--", "sh", "-c", script, "sh", *argv]
+def is_isolated(own_cgroups: str) -> bool:
+    """Say whether a process with this /proc/self/cgroup has left the agent's memory limit."""
+    paths: dict[str, str] = {}
+    for line in own_cgroups.splitlines():
+        _, controllers, path = line.split(":", 2)
+        paths |= dict.fromkeys(controllers.split(","), path)
+    return paths.get("memory", paths.get("")) == f"/{CGROUP}"
 
 
 def _run(

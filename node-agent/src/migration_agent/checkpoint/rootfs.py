@@ -57,7 +57,8 @@ def upper_directory(host: Host, rootfs: Path) -> str:
         RootfsFailure: there is none, or it lies outside containerd's storage.
     """
     options = None
-    for line in host.path("/proc/1/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+    mounts = host.path(f"/proc/{host.first_process}/mountinfo")
+    for line in mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
         mount, _, super_block = line.partition(" - ")
         mount_point = _unescape(mount.split(" ")[4])
         kind, _, rest = super_block.partition(" ")
@@ -108,7 +109,7 @@ class _Layer:
             directory, _, deleted = name.rpartition("/")
             self.tar.addfile(tarfile.TarInfo(f"{directory}/{_WHITEOUT}{deleted}".lstrip("/")))
             return
-        _refuse_uncarried(name, attributes)
+        _refuse_uncarried(name, status, attributes)
         self._add_entry(path, self._header(name, path, status, attributes), status)
         if attributes.get("trusted.overlay.opaque") == b"y":
             self.tar.addfile(tarfile.TarInfo(f"{name}/{_OPAQUE}"))
@@ -126,8 +127,6 @@ class _Layer:
         info.type = _tar_type(status)
         if info.type == tarfile.SYMTYPE:
             info.linkname = str(path.readlink())
-        elif info.type in (tarfile.CHRTYPE, tarfile.BLKTYPE):
-            info.devmajor, info.devminor = os.major(status.st_rdev), os.minor(status.st_rdev)
         elif info.type == tarfile.REGTYPE:
             info.size = status.st_size
         return info
@@ -166,9 +165,11 @@ def _is_whiteout(status: os.stat_result, attributes: dict[str, bytes]) -> bool:
     return stat.S_ISREG(status.st_mode) and "trusted.overlay.whiteout" in attributes
 
 
-def _refuse_uncarried(name: str, attributes: dict[str, bytes]) -> None:
+def _refuse_uncarried(name: str, status: os.stat_result, attributes: dict[str, bytes]) -> None:
     if name.rpartition("/")[2].startswith(_WHITEOUT):
         raise RootfsFailure(f"the file {name} has a name that means a deletion in a layer: rename it")
+    if stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):
+        raise RootfsFailure(f"{name} is a device that the container made; it would be other hardware on another node")
     for attribute, meaning in _UNCARRIED.items():
         if attribute in attributes:
             raise RootfsFailure(
@@ -182,8 +183,6 @@ def _tar_type(status: os.stat_result) -> bytes:
         stat.S_IFREG: tarfile.REGTYPE,
         stat.S_IFLNK: tarfile.SYMTYPE,
         stat.S_IFIFO: tarfile.FIFOTYPE,
-        stat.S_IFCHR: tarfile.CHRTYPE,
-        stat.S_IFBLK: tarfile.BLKTYPE,
     }
     return types[stat.S_IFMT(status.st_mode)]
 

@@ -79,7 +79,6 @@ class Containerd:
             )
         if status is ContainerStatus.RUNNING:
             self._runc(self._bundle(container), "pause", container.container_id)
-            self._demand_paused(container, "after `runc pause`")
 
     def resume(self, container: Container) -> None:
         """Thaw the container with `runc resume`. See `Runtime`."""
@@ -109,7 +108,12 @@ class Containerd:
 
         with self._broker.expect(dump.migration, container.name, work) as expectation:
             self._checkpoint(dump, bundle, expectation, file_locks=file_locks)
-        self._demand_paused(container, "after the dump")
+        status = self.status(container)
+        if status is not ContainerStatus.PAUSED:
+            self._freeze_again(container)
+            raise RuntimeFailure(
+                f"container {container.name} ({container.container_id}) was not paused all through its dump: {status}"
+            )
 
     def kill_frozen(self, container: Container) -> None:
         """Kill with the signal pending before the thaw: no task returns to its program. See `Runtime`."""
@@ -222,7 +226,8 @@ class Containerd:
             raise RuntimeFailure(f"container {container.name} ({container.container_id}) is not on this node any more")
         return bundle
 
-    def _demand_dumpable(self, container: Container, bundle: Bundle) -> None:
+    @staticmethod
+    def _demand_dumpable(container: Container, bundle: Bundle) -> None:
         if Path(bundle.runtime).name != "runc":
             raise RuntimeFailure(f"container {container.name} was started with {bundle.runtime}: only runc can migrate")
         expected = criu.configuration_path(container.container_id)
@@ -230,14 +235,6 @@ class Containerd:
             raise RuntimeFailure(
                 f"container {container.name} has the annotation org.criu.config={bundle.criu_config!r}, which would "
                 "take the place of the migration's own CRIU configuration: remove it from the pod"
-            )
-        self._demand_paused(container, "before the dump")
-
-    def _demand_paused(self, container: Container, when: str) -> None:
-        status = self.status(container)
-        if status is not ContainerStatus.PAUSED:
-            raise RuntimeFailure(
-                f"container {container.name} ({container.container_id}) is {status} {when}; it must be paused"
             )
 
     def _runc(

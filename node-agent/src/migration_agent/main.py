@@ -1,0 +1,204 @@
+"""The agent's process: wires everything, and stops without touching what is frozen or held."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import ssl
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+
+from migration_agent import host as host_module
+from migration_agent.bridge import PeerBridge
+from migration_agent.certificate import ensure_certificate
+from migration_agent.checkpoint.post_dump import Answer, PostDumpBroker
+from migration_agent.facts import node_facts, pod_facts, problems
+from migration_agent.freeze import Fence, PacketDrop
+from migration_agent.freezer import Freezer
+from migration_agent.gate import Gates, GateServer
+from migration_agent.gate_desk import GateDesk
+from migration_agent.host import Host
+from migration_agent.install import InstallFailure, install
+from migration_agent.journal import Journal, SourceRecord, TargetRecord
+from migration_agent.migrations import Migrations
+from migration_agent.paths import Layout
+from migration_agent.peer import PeerClient, PeerServer
+from migration_agent.processes import Processes
+from migration_agent.publisher import Publisher
+from migration_agent.registers import Api
+from migration_agent.runtime.containerd import Containerd
+from migration_agent.server import ApiServer, Doorkeeper
+from migration_agent.settings import Settings, SettingsError
+from migration_agent.source import SourceSide, SourceTools
+from migration_agent.target import TargetSide, TargetTools
+from migration_agent.ticket import Tickets
+from migration_agent.trust import Identity, Peer, Trust
+from migration_api.node import NodeFacts
+
+log = logging.getLogger(__name__)
+
+_FETCH_SECONDS = 15.0
+
+
+class HostClock:
+    """Implements `ports.Clock`."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def boottime_ns(self) -> int:
+        return host_module.boottime_ns()
+
+    def boot_id(self) -> str:
+        return self._host.boot_id()
+
+
+class NodeSides:
+    """Implements `migrations.Sides` with this node's own tools."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        host: Host,
+        *,
+        api: Api,
+        broker: PostDumpBroker,
+        journal: Journal,
+        tickets: Tickets,
+        gates: Gates,
+        peers: PeerClient,
+    ) -> None:
+        self.runtime = Containerd(host, broker)
+        self.processes = Processes(host.process_start)
+        self.clock = HostClock(host)
+        self._settings, self._host, self._api = settings, host, api
+        self._journal, self._tickets, self._gates, self._peers = journal, tickets, gates, peers
+
+    def source(self, record: SourceRecord, *, changed: Callable[[], None], restarted: bool) -> SourceSide:
+        freezer = Freezer(
+            pod_uid=record.request.pod_uid,
+            runtime=self.runtime,
+            processes=self.processes,
+            fence_of=lambda pod_uid: Fence(self._host, pod_uid),
+            drop_of=lambda pid: PacketDrop(self._host, pid),
+        )
+        tools = SourceTools(self._journal, self._api, self._peers, self.clock, freezer, self._settings.node)
+        return SourceSide(record, tools, changed=changed, restarted=restarted)
+
+    def target(self, record: TargetRecord, *, changed: Callable[[], None], restarted: bool) -> TargetSide:
+        tools = TargetTools(
+            journal=self._journal,
+            tickets=self._tickets,
+            registers=self._api,
+            peers=self._peers,
+            gates=self._gates,
+            clock=self.clock,
+            processes=self.processes,
+            node=self._settings.node,
+        )
+        return TargetSide(record, tools, changed=changed, restarted=restarted)
+
+
+async def serve(settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT."""
+    loop = asyncio.get_running_loop()
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    host, layout = Host(), Layout()
+    await asyncio.to_thread(layout.prepare)
+    install_problem = await asyncio.to_thread(_install, host)
+
+    def certificate() -> str:
+        return ensure_certificate(layout.certificate, layout.key, settings.node, settings.address)
+
+    await asyncio.to_thread(certificate)
+    api = await Api.in_cluster()
+
+    def fetch() -> tuple[Peer, ...]:
+        return asyncio.run_coroutine_threadsafe(api.peers(), loop).result(_FETCH_SECONDS)
+
+    trust = Trust(Identity(layout.certificate, layout.key), layout.peers, fetch)
+    broker, gates = PostDumpBroker(), Gates()
+    journal, tickets = Journal(layout), Tickets(layout)
+    sides = NodeSides(
+        settings, host, api=api, broker=broker, journal=journal, tickets=tickets, gates=gates, peers=PeerClient(trust)
+    )
+    migrations = Migrations(journal, tickets, sides.clock, sides)
+
+    async def post_dump(migration: str, container: str) -> bool:
+        return await asyncio.to_thread(broker.arrived, migration, container) is Answer.DONE
+
+    def look() -> tuple[NodeFacts, tuple[str, ...]]:
+        facts = node_facts(host)
+        return facts, (*install_problem, *problems(facts, host))
+
+    gate_server = GateServer(layout.socket, gates, GateDesk(tickets, migrations.target_of), sides.processes, post_dump)
+    peer_server = PeerServer(trust, PeerBridge(migrations, loop), settings.address, settings.peer_port)
+    doorkeeper = Doorkeeper(settings.operator_account, api.user_of)
+    api_server = ApiServer(migrations, doorkeeper, lambda uid, held_by: pod_facts(sides.runtime, uid, held_by))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+
+    def renewed() -> str:
+        pem = certificate()
+        context.load_cert_chain(layout.certificate, layout.key)  # counts for the next connections
+        return pem
+
+    await migrations.start()
+    await gate_server.start()
+    peer_server.start()
+    await asyncio.to_thread(renewed)
+    await api_server.start(settings.address, settings.api_port, context)
+    background = (
+        asyncio.create_task(Publisher(settings, api, renewed, look).run(), name="publisher"),
+        asyncio.create_task(_housekeeping(migrations, settings.housekeeping_seconds), name="housekeeping"),
+    )
+    log.info("node %s: the agent serves at %s", settings.node, settings.endpoint(settings.api_port))
+    await stopped.wait()
+    log.info("the agent stops; what is frozen or held stays so")
+    for task in background:
+        task.cancel()
+    await asyncio.gather(*background, return_exceptions=True)
+    await api_server.stop()
+    await asyncio.to_thread(peer_server.close)
+    await migrations.stop()
+    await gate_server.stop()
+    await api.close()
+
+
+def _install(host: Host) -> tuple[str, ...]:
+    """Bring CRIU and the interposer to the host; a failure is reported, it must not keep frozen pods waiting."""
+    try:
+        install(host)
+    except (InstallFailure, OSError) as error:
+        log.error("the host's installation failed: %s", error)  # noqa: TRY400  # the message says it all
+        return (f"The agent could not install CRIU and the interposer on the node: {error}.",)
+    return ()
+
+
+async def _housekeeping(migrations: Migrations, seconds: float) -> None:
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await migrations.housekeeping()
+        except Exception:
+            log.exception("housekeeping failed; it is tried again")
+
+
+def main() -> None:
+    """Run the agent."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        settings = Settings.from_environment(os.environ)
+    except SettingsError as error:
+        sys.exit(str(error))
+    with suppress(KeyboardInterrupt):
+        asyncio.run(serve(settings))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,332 @@
+"""All migrations of this node: takes requests from operator, peers and gate, and keeps one side per migration going."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from migration_agent.journal import Journal, JournalDamaged, SourceRecord, TargetRecord
+from migration_agent.peer import Admission, Refused
+from migration_agent.ports import Clock, PeerState
+from migration_agent.source import SourceSide
+from migration_agent.target import TargetSide
+from migration_agent.ticket import Ticket, TicketConflict, Tickets, TicketState
+from migration_agent.transport.frames import Question
+from migration_agent.transport.manifest import EntryDigest
+from migration_api.wire import MigrationReport, SourceRequest, TargetRequest
+
+log = logging.getLogger(__name__)
+
+_REVISIONS_PER_START = 10**9
+_SETTLE_SECONDS = 10.0
+_POKE_SECONDS = 5.0
+
+
+class Conflict(Exception):
+    """The request contradicts what this node has on disk; the message says how."""
+
+
+class Sides(Protocol):
+    """Makes the two sides; tests give them fakes to work with."""
+
+    def source(self, record: SourceRecord, *, changed: Callable[[], None], restarted: bool) -> SourceSide: ...
+
+    def target(self, record: TargetRecord, *, changed: Callable[[], None], restarted: bool) -> TargetSide: ...
+
+
+@dataclass
+class _Entry:
+    """One migration here."""
+
+    revision: int
+    source: SourceSide | None = None
+    target: TargetSide | None = None
+    told: MigrationReport | None = None
+    """The latest report without what changes by mere time; a change of it is news."""
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def sides(self) -> tuple[SourceSide | TargetSide, ...]:
+        return tuple(side for side in (self.source, self.target) if side is not None)
+
+    @property
+    def settled(self) -> bool:
+        return all(side.record.settled for side in self.sides)
+
+
+class Migrations:
+    """One per agent. Requests about one migration are taken one after another."""
+
+    def __init__(self, journal: Journal, tickets: Tickets, clock: Clock, sides: Sides) -> None:
+        self._journal = journal
+        self._tickets = tickets
+        self._clock = clock
+        self._sides = sides
+        self._entries: dict[str, _Entry] = {}
+        self._damaged: set[str] = set()
+        self._lock = asyncio.Lock()
+        self._revision = 0
+
+    async def start(self) -> None:
+        """Read the journal and take every migration up where it was."""
+        starts = await asyncio.to_thread(self._journal.next_start)
+        self._revision = starts * _REVISIONS_PER_START
+        await asyncio.to_thread(self._journal.drop_stale_claims)
+        for uid in await asyncio.to_thread(self._journal.migrations):
+            try:
+                source = await asyncio.to_thread(self._journal.source, uid)
+                target = await asyncio.to_thread(self._journal.target, uid)
+            except JournalDamaged as error:
+                log.error("migration %s: %s", uid, error)  # noqa: TRY400  # the message says it all
+                self._damaged.add(uid)
+                continue
+            if source is not None:
+                self._start_source(source, restarted=True)
+            if target is not None:
+                self._start_target(target, restarted=True)
+            if source is None and target is None:
+                await asyncio.to_thread(self._journal.forget, uid)
+
+    async def stop(self) -> None:
+        """Stop all loops; whatever is frozen or held stays so."""
+        await asyncio.gather(*(side.stop() for entry in self._entries.values() for side in entry.sides))
+
+    async def put_source(self, request: SourceRequest) -> MigrationReport:
+        """Begin the source side, or go on with it.
+
+        Raises:
+            Conflict: another migration has the pod, or this one was asked for something else before.
+        """
+        uid = request.migration.uid
+        async with self._lock:
+            self._demand_undamaged(uid)
+            entry = self._entries.get(uid)
+            if entry is not None and entry.source is not None:
+                if entry.source.record.request != request:
+                    raise Conflict(f"migration {uid} was asked to move another pod or to another node before")
+                entry.source.poke()
+                return self.report(uid)
+            holder = await asyncio.to_thread(self._journal.claim, request.pod_uid, uid)
+            if holder != uid:
+                raise Conflict(f"pod {request.pod_uid} is held by migration {holder}")
+            record = SourceRecord(request=request, boot_id=await asyncio.to_thread(self._clock.boot_id))
+            await asyncio.to_thread(self._journal.save, record)
+            self._start_source(record, restarted=False)
+            return self.report(uid)
+
+    async def put_target(self, request: TargetRequest) -> MigrationReport:
+        """Begin the target side, or go on with it.
+
+        Raises:
+            Conflict: the ticket is used up, this node has promised never to resume this migration, or this one was
+                asked for something else before.
+        """
+        uid = request.migration.uid
+        async with self._lock:
+            self._demand_undamaged(uid)
+            entry = self._entries.get(uid)
+            if entry is not None and entry.target is not None:
+                if entry.target.record.request != request:
+                    raise Conflict(f"migration {uid} was asked to run in another pod or from another node before")
+                entry.target.poke()
+                return self.report(uid)
+            if await asyncio.to_thread(self._journal.buried, uid):
+                raise Conflict(f"this node has promised never to resume migration {uid}")
+            record = TargetRecord(request=request, boot_id=await asyncio.to_thread(self._clock.boot_id))
+            await self._make_ticket(record)
+            self._start_target(record, restarted=False)
+            return self.report(uid)
+
+    def report(self, uid: str) -> MigrationReport:
+        """Return both sides as they are now.
+
+        Raises:
+            KeyError: this node knows nothing of it.
+        """
+        entry = self._entries[uid]
+        return MigrationReport(
+            uid=uid,
+            revision=entry.revision,
+            source=entry.source.report() if entry.source else None,
+            target=entry.target.report() if entry.target else None,
+        )
+
+    async def wait(self, uid: str, after: int, seconds: float) -> MigrationReport:
+        """Return the report when its revision exceeds `after`, or after `seconds`; raises as `report`."""
+        deadline = asyncio.get_running_loop().time() + seconds
+        while self._entries[uid].revision <= after:
+            left = deadline - asyncio.get_running_loop().time()
+            if left <= 0:
+                break
+            news = self._entries[uid].news
+            try:
+                async with asyncio.timeout(left):
+                    await news.wait()
+            except TimeoutError:
+                break
+        return self.report(uid)
+
+    async def settle(self, uid: str) -> MigrationReport:
+        """Look at the registers now and return what came of it; raises as `report`."""
+        await asyncio.gather(*(side.looked(_POKE_SECONDS) for side in self._entries[uid].sides))
+        return self.report(uid)
+
+    async def forget(self, uid: str) -> None:
+        """Remove a settled migration.
+
+        Raises:
+            Conflict: it is not settled.
+        """
+        async with self._lock:
+            self._demand_undamaged(uid)
+            entry = self._entries.get(uid)
+            if entry is None:
+                return
+            if not entry.settled:
+                raise Conflict(f"migration {uid} is not settled on this node")
+            await self._remove(uid, entry)
+
+    async def holder(self, pod_uid: str) -> str | None:
+        """Return the migration that holds a pod."""
+        return await asyncio.to_thread(self._journal.holder, pod_uid)
+
+    async def housekeeping(self) -> None:
+        """Remove what nobody needs any more: forgotten migrations, tickets of pods that are gone."""
+        async with self._lock:
+            for uid, entry in list(self._entries.items()):
+                if entry.sides and all(side.forgotten for side in entry.sides):
+                    log.info("migration %s is gone and settled: forgotten", uid)
+                    await self._remove(uid, entry)
+            targets = [entry.target.record for entry in self._entries.values() if entry.target is not None]
+            keep = {record.request.pod_uid for record in targets if not record.settled}
+            if not self._damaged:
+                await asyncio.to_thread(self._tickets.sweep, keep)
+
+    # What peers ask (in the event loop; `PeerBridge` brings it here from their threads)
+
+    async def admit(self, peer: str, question: Question) -> Admission:
+        """Let the source of a known migration send; raises `Refused`."""
+        entry = self._entries.get(question.migration)
+        if entry is None or entry.target is None:
+            raise Refused("this node was not told of this migration")
+        return await entry.target.admit(peer)
+
+    async def admitted_done(self, uid: str, entries: tuple[EntryDigest, ...] | None, error: str | None) -> None:
+        """Take the end of an admitted sending."""
+        entry = self._entries.get(uid)
+        if entry is not None and entry.target is not None:
+            await entry.target.admitted_done(entries, error)
+
+    async def settle_with(self, peer: str, question: Question) -> PeerState:
+        """Tell the source what became of a migration; of an unknown one, promise on disk first. Raises `Refused`."""
+        uid = question.migration
+        async with self._lock:
+            if uid in self._damaged:
+                raise Refused("the journal of this migration is damaged: nothing can be promised")
+            entry = self._entries.get(uid)
+            target = entry.target if entry is not None else None
+            if target is None:
+                # A source that is settled relies on nothing: no promise is needed.
+                return PeerState.UNDECIDED if question.settled else await self._settle_unknown(uid)
+        if peer != target.record.request.source_node:
+            raise Refused(f"the source of this migration is node {target.record.request.source_node}, not {peer}")
+        return await target.settle(promise=question.promise, settled=question.settled, seconds=_SETTLE_SECONDS)
+
+    async def intact(self, peer: str, uid: str) -> bool:
+        """Tell the target whether the source could go on; raises `Refused`."""
+        if uid in self._damaged:
+            raise Refused("the journal of this migration is damaged: nothing is known")
+        entry = self._entries.get(uid)
+        if entry is None or entry.source is None:
+            return False
+        if peer != entry.source.record.request.target_node:
+            raise Refused(f"the target of this migration is not node {peer}")
+        return await entry.source.intact()
+
+    def target_of(self, pod_uid: str) -> TargetSide | None:
+        """Return the target side of a pod."""
+        for entry in self._entries.values():
+            if entry.target is not None and entry.target.record.request.pod_uid == pod_uid:
+                return entry.target
+        return None
+
+    def _demand_undamaged(self, uid: str) -> None:
+        if uid in self._damaged:
+            raise Conflict(f"the journal of migration {uid} on this node is damaged; see the agent's log")
+
+    async def _make_ticket(self, record: TargetRecord) -> None:
+        """Journal the record and make its ticket; the record first, so that no ticket is ever without one."""
+        request = record.request
+        other = self.target_of(request.pod_uid)
+        if other is not None:
+            raise Conflict(f"pod {request.pod_uid} is the target of migration {other.ref.uid}")
+        held = await asyncio.to_thread(self._tickets.state, request.pod_uid)
+        if held in {TicketState.RESUMING, TicketState.DESTROYED}:
+            raise Conflict(f"the ticket of pod {request.pod_uid} is used up: it is {held}")
+        await asyncio.to_thread(self._journal.save, record)
+        ticket = Ticket(migration=request.migration.uid, containers=request.containers)
+        try:
+            await asyncio.to_thread(self._tickets.create, request.pod_uid, ticket)
+        except TicketConflict as error:
+            await asyncio.to_thread(self._journal.forget, request.migration.uid)
+            raise Conflict(str(error)) from error
+
+    async def _settle_unknown(self, uid: str) -> PeerState:
+        """Answer for a migration without a journal: a ticket's name on disk still counts; else a tombstone comes first."""
+        for pod_uid in await asyncio.to_thread(self._tickets.of_migration, uid):
+            ticket = Ticket(migration=uid, containers=())
+            state = await asyncio.to_thread(self._tickets.destroy, pod_uid, ticket)
+            if state is TicketState.RESUMING:
+                return PeerState.RESUMED
+        await asyncio.to_thread(self._journal.bury, uid)
+        return PeerState.DESTROYED
+
+    async def _remove(self, uid: str, entry: _Entry) -> None:
+        del self._entries[uid]
+        await asyncio.gather(*(side.stop() for side in entry.sides))
+        await asyncio.to_thread(self._journal.forget, uid)
+        if entry.source is not None:
+            await asyncio.to_thread(self._journal.release_claim, entry.source.record.request.pod_uid, uid)
+        entry.news.set()
+
+    def _entry(self, uid: str) -> _Entry:
+        self._revision += 1
+        return self._entries.setdefault(uid, _Entry(self._revision))
+
+    def _start_source(self, record: SourceRecord, *, restarted: bool) -> None:
+        uid = record.request.migration.uid
+        side = self._sides.source(record, changed=lambda: self._changed(uid), restarted=restarted)
+        self._entry(uid).source = side
+        side.start()
+
+    def _start_target(self, record: TargetRecord, *, restarted: bool) -> None:
+        uid = record.request.migration.uid
+        side = self._sides.target(record, changed=lambda: self._changed(uid), restarted=restarted)
+        self._entry(uid).target = side
+        side.start()
+
+    def _changed(self, uid: str) -> None:
+        entry = self._entries.get(uid)
+        if entry is None:
+            return
+        report = _timeless(self.report(uid))
+        if report != entry.told:
+            self._revision += 1
+            entry.told, entry.revision = report, self._revision
+            entry.news.set()
+            entry.news = asyncio.Event()
+
+
+def _timeless(report: MigrationReport) -> MigrationReport:
+    source, target = report.source, report.target
+    return report.model_copy(
+        update={
+            "revision": 0,
+            "source": source and source.model_copy(update={"freeze_budget_left_seconds": None}),
+            "target": target
+            and target.model_copy(update={"gate_age_seconds": 0.0 if target.gate_age_seconds is not None else None}),
+        }
+    )

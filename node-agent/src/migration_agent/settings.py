@@ -1,0 +1,64 @@
+"""What the agent is told by its environment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+
+class SettingsError(Exception):
+    """The environment is not complete; the message says which variable is missing or wrong."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Fixed for the life of the process."""
+
+    node: str
+    address: str
+    """The pod's IP address; with hostNetwork the node's."""
+    operator_account: str
+    """The only user that may ask this agent for anything."""
+    api_port: int = 9443
+    peer_port: int = 9444
+    publish_seconds: float = 20.0
+    housekeeping_seconds: float = 30.0
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> Settings:
+        """Read NODE_NAME, POD_IP, NAMESPACE and, when set, OPERATOR_ACCOUNT, API_PORT and PEER_PORT.
+
+        Raises:
+            SettingsError: one is missing or wrong.
+        """
+
+        def required(name: str) -> str:
+            value = environ.get(name, "")
+            if not value:
+                raise SettingsError(f"the environment variable {name} is not set; see the agent's DaemonSet")
+            return value
+
+        def port(name: str, default: int) -> int:
+            text = environ.get(name, str(default))
+            if not text.isdecimal() or not 0 < int(text) < 1 << 16:
+                raise SettingsError(f"the environment variable {name} is not a port: {text!r}")
+            return int(text)
+
+        address = required("POD_IP")
+        try:
+            ip_address(address)
+        except ValueError as error:
+            raise SettingsError(f"the environment variable POD_IP is not an IP address: {address!r}") from error
+        account = f"system:serviceaccount:{required('NAMESPACE')}:container-migration-operator"
+        return cls(
+            node=required("NODE_NAME"),
+            address=address,
+            operator_account=environ.get("OPERATOR_ACCOUNT") or account,
+            api_port=port("API_PORT", cls.api_port),
+            peer_port=port("PEER_PORT", cls.peer_port),
+        )
+
+    def endpoint(self, port: int) -> str:
+        """Return `ADDRESS:PORT`, with brackets around an IPv6 address."""
+        return f"[{self.address}]:{port}" if ":" in self.address else f"{self.address}:{port}"

@@ -1,0 +1,313 @@
+"""The source side of a migration: freezes, dumps, sends, and then waits for the word that lets it go on or end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from migration_agent.freezer import Freezer
+from migration_agent.journal import Journal, SourceRecord
+from migration_agent.ports import ApiUnreachable, Clock, Peers, PeerState, Registers
+from migration_agent.runtime.interface import ContainerStatus
+from migration_agent.seen import Gone, Seen, Verdict
+from migration_agent.side import Side
+from migration_agent.source_copy import CopyFailed, GivenUp, SourceCopy
+from migration_agent.source_plan import SourceObservation, SourceStep, abort_reason, next_source_step
+from migration_api.base import now
+from migration_api.conditions import Reason
+from migration_api.migration import Decision
+from migration_api.wire import Failure, SourceReport, SourceState
+
+log = logging.getLogger(__name__)
+
+_FAST_SECONDS = 0.2
+_FAST_ROUNDS = 50
+_FROZEN_SECONDS = 1.0
+_ENDED_SECONDS = 30.0
+_PAUSED_AFTER = frozenset({SourceState.DUMPED, SourceState.SENT})
+_BEGUN = frozenset({SourceState.FENCED, SourceState.FROZEN, SourceState.DUMPED, SourceState.SENT})
+
+
+@dataclass(frozen=True)
+class SourceTools:
+    """What a source side works with."""
+
+    journal: Journal
+    registers: Registers
+    peers: Peers
+    clock: Clock
+    freezer: Freezer
+    node: str
+    """The name of this node."""
+
+
+class SourceSide(Side):
+    """One migration's source side on this node."""
+
+    name = "source"
+
+    def __init__(
+        self, record: SourceRecord, tools: SourceTools, *, changed: Callable[[], None], restarted: bool
+    ) -> None:
+        """Take over a record that is in the journal; `restarted`: it was written in an earlier life of the agent."""
+        super().__init__(record.request.migration, changed)
+        self.record = record
+        self.tools = tools
+        self._restarted = restarted
+        self._interrupted = restarted and record.state in _BEGUN - {SourceState.SENT}
+        self._peer: PeerState | None = PeerState.RESUMED if record.word else None
+        self._alive = True
+        self._fast_rounds = 0
+        self._copy = SourceCopy(self)
+        self._copying: asyncio.Task[None] | None = None
+        self._bytes_reported = 0
+
+    @property
+    def ended(self) -> bool:
+        return self.record.ended
+
+    @property
+    def interval(self) -> float:
+        if self.record.settled:
+            return _ENDED_SECONDS
+        if self.record.state is SourceState.SENT and self._fast_rounds < _FAST_ROUNDS:
+            self._fast_rounds += 1
+            return _FAST_SECONDS
+        return _FROZEN_SECONDS
+
+    async def prepare(self) -> None:
+        """Raise the fence again before anything else, and count a reboot as the death of the containers."""
+        if self._restarted and self.record.state in _BEGUN:
+            boot = await asyncio.to_thread(self.tools.clock.boot_id)
+            if boot != self.record.boot_id:
+                log.warning("migration %s: the node was rebooted while the source was frozen", self.ref.uid)
+                # The budget starts anew: when all was sent, the target has the only copy and should get its chance.
+                await self.save(boot_id=boot, frozen_at_ns=self.tools.clock.boottime_ns())
+            await asyncio.to_thread(self.tools.freezer.fence)
+
+    async def round(self) -> None:
+        """Look, decide, and take one step."""
+        observation = await self.observe()
+        step = next_source_step(observation)
+        if step is not SourceStep.WAIT:
+            log.info("migration %s: source %s: %s", self.ref.uid, self.record.state, step)
+        await self._act(step, observation)
+        if self._copy.bytes_sent != self._bytes_reported:
+            self._bytes_reported = self._copy.bytes_sent
+            self._changed()
+
+    async def observe(self) -> SourceObservation:
+        """Look at register, containers and budget."""
+        reading = await self._read()
+        verdict = self.take(reading)
+        running = False
+        if self.record.containers and not self.record.ended:
+            statuses = await asyncio.to_thread(self.tools.freezer.look, self.record.containers)
+            self._alive = ContainerStatus.STOPPED not in statuses
+            running = self.record.state in _PAUSED_AFTER and ContainerStatus.RUNNING in statuses
+        return SourceObservation(
+            state=self.record.state,
+            verdict=verdict,
+            peer=self._peer,
+            wanted=self.wanted(self._seen) if self._seen else True,
+            alive=self._alive,
+            running=running,
+            working=self._copying is not None and not self._copying.done(),
+            interrupted=self._interrupted,
+            expired=self._budget_left() <= 0,
+            failed=self.record.failure is not None,
+            owes_abort=self.record.owes_abort,
+            owes_deletion=self.record.owes_deletion,
+        )
+
+    def wanted(self, it: Seen) -> bool:
+        """Say whether the object asks for exactly this: node, pod and target as requested, not given up."""
+        request = self.record.request
+        asked = (self.tools.node, request.pod_uid, request.target_node)
+        return not it.given_up and (it.source_node, it.source_pod_uid, it.target_node) == asked
+
+    async def save(self, **changes: Any) -> None:
+        """Journal changes; they are on disk, and only then known here, when this returns."""
+        record = self.record.model_copy(update=changes)
+        await asyncio.to_thread(self.tools.journal.save, record)
+        self.record = record
+        self._changed()
+
+    async def intact(self) -> bool:
+        """Say whether the containers are frozen, alive and fenced, and could go on with nothing lost."""
+        record = self.record
+        if record.state not in _PAUSED_AFTER:
+            return False
+        frozen = await asyncio.to_thread(self.tools.freezer.frozen, record.containers)
+        fenced = await asyncio.to_thread(self.tools.freezer.fenced)
+        return frozen and fenced and self.record.state in _PAUSED_AFTER
+
+    def report(self) -> SourceReport:
+        """Return the source side as it is now."""
+        record = self.record
+        return SourceReport(
+            state=record.state,
+            settled=record.settled,
+            fenced=record.state in _BEGUN,
+            frozen=record.state in _PAUSED_AFTER or (record.state is SourceState.FROZEN and self._copy.paused),
+            alive=self._alive,
+            freeze_budget_left_seconds=self._budget_left() if record.frozen_at_ns and not record.ended else None,
+            bytes_total=record.bytes_total,
+            bytes_sent=self._copy.bytes_sent,
+            frozen_at=record.frozen_at,
+            dumped_at=record.dumped_at,
+            sent_at=record.sent_at,
+            thawed_at=record.thawed_at,
+            failure=record.failure,
+        )
+
+    async def stop(self) -> None:
+        """Stop looking and copying; what is frozen stays frozen."""
+        await super().stop()
+        await self._stop_copy()
+
+    def _budget_left(self) -> float:
+        """Return seconds of the freeze budget; all of it before the freeze."""
+        budget = float(self.record.request.freeze_budget_seconds)
+        began = self.record.frozen_at_ns
+        return budget if began is None else budget - (self.tools.clock.boottime_ns() - began) / 1e9
+
+    async def _read(self) -> Seen | Gone | None:
+        try:
+            return await self.tools.registers.read(self.ref)
+        except ApiUnreachable as error:
+            self.say_trouble(error)
+            return None
+
+    async def _act(self, step: SourceStep, it: SourceObservation) -> None:
+        acts: dict[SourceStep, Callable[[SourceObservation], Awaitable[None]]] = {
+            SourceStep.COPY: self._begin_copy,
+            SourceStep.ABORT: self._abort,
+            SourceStep.PAY_ABORT: self._abort,
+            SourceStep.THAW: self._thaw,
+            SourceStep.WITHDRAW: self._withdraw,
+            SourceStep.LOSE: self._lose,
+            SourceStep.RELEASE: self._release,
+            SourceStep.REFREEZE: self._refreeze,
+            SourceStep.ASK_PROMISE: self._ask_promise,
+            SourceStep.DELETE_POD: self._delete_pod,
+            SourceStep.CLEAR_ABORT: self._clear_abort,
+            SourceStep.ACKNOWLEDGE: self._acknowledge,
+        }
+        if step is not SourceStep.WAIT:
+            await acts[step](it)
+
+    async def _begin_copy(self, _: SourceObservation) -> None:
+        self._copying = asyncio.create_task(self._run_copy(), name=f"copy-{self.ref.uid}")
+
+    async def _run_copy(self) -> None:
+        try:
+            await self._copy.run()
+        except GivenUp:
+            log.info("migration %s: the copy was given up", self.ref.uid)
+        except CopyFailed as error:
+            log.warning("migration %s: the copy failed: %s", self.ref.uid, error)
+            await self.save(failure=Failure(reason=error.reason, message=str(error)[:30000]))
+        except ApiUnreachable as error:
+            self.say_trouble(error)  # nothing was touched yet: the next round begins anew
+        except Exception as error:
+            log.exception("migration %s: the copy failed", self.ref.uid)
+            text = f"The agent on node {self.tools.node} failed: {type(error).__name__}: {error}"
+            await self.save(failure=Failure(reason=Reason.CHECKPOINT_FAILED, message=text[:30000]))
+        finally:
+            self.poke()
+
+    async def _stop_copy(self) -> None:
+        """Give the copy up and wait until no thread of it works any more."""
+        self._copy.give_up()
+        if self._copying is not None:
+            await asyncio.wait([self._copying])
+
+    async def _abort(self, it: SourceObservation) -> None:
+        failure = self.record.failure or self._failure(abort_reason(it) or Reason.ABORT_REQUESTED)
+        if self.record.failure is None and not self.record.ended:
+            await self.save(failure=failure)
+        after = await self.tools.registers.propose(self.ref, Decision.ABORT, failure)
+        self.take(after)
+        self.poke()
+
+    def _failure(self, reason: Reason) -> Failure:
+        budget = self.record.request.freeze_budget_seconds
+        text = {
+            Reason.SOURCE_LOST: "The source container died while it was frozen, not by this migration.",
+            Reason.AGENT_RESTARTED: "The agent was restarted in the middle of the copy. Try again.",
+            Reason.FREEZE_BUDGET_EXCEEDED: f"The container stood still for {budget} s without a decision; it goes on "
+            "here. Raise spec.freezeBudgetSeconds if the workload tolerates it.",
+        }.get(reason, "The migration was cancelled, deleted, or is not about this pod any more.")
+        return Failure(reason=reason, message=f"Node {self.tools.node}: {text}")
+
+    async def _thaw(self, it: SourceObservation) -> None:
+        """Let the containers go on; a promise is journalled first, so that no later life forgets to write Abort."""
+        by_promise = it.verdict not in {Verdict.ABORT, Verdict.RETURNED}
+        await self._stop_copy()
+        if by_promise and not self.record.promised:
+            await self.save(promised=True)
+        await asyncio.to_thread(self.tools.freezer.thaw, self.record.containers)
+        await self._end(SourceState.THAWED, thawed_at=now(), owes_abort=by_promise and it.verdict is not Verdict.GONE)
+
+    async def _withdraw(self, _: SourceObservation) -> None:
+        await self._end(SourceState.THAWED)
+
+    async def _lose(self, it: SourceObservation) -> None:
+        by_promise = it.verdict not in {Verdict.ABORT, Verdict.RETURNED}
+        await self._stop_copy()
+        await asyncio.to_thread(self.tools.freezer.unfence)
+        failure = self.record.failure or self._failure(Reason.SOURCE_LOST)
+        await self._end(SourceState.LOST, failure=failure, owes_abort=by_promise and it.verdict is not Verdict.GONE)
+
+    async def _release(self, it: SourceObservation) -> None:
+        """Kill every task while frozen; the fence stays and goes with the pod."""
+        by_word = it.verdict is Verdict.GONE
+        await self._stop_copy()
+        if by_word and not self.record.word:
+            await self.save(word=True)
+        await asyncio.to_thread(self.tools.freezer.release, self.record.containers)
+        await self._end(SourceState.RELEASED, owes_deletion=by_word)
+
+    async def _end(self, state: SourceState, **changes: Any) -> None:
+        await asyncio.to_thread(self.tools.journal.wipe_images, self.ref.uid)
+        await self.save(state=state, **changes)
+        if state is not SourceState.RELEASED:
+            await asyncio.to_thread(self.tools.journal.release_claim, self.record.request.pod_uid, self.ref.uid)
+        self._fast_rounds = 0
+        self.poke()
+
+    async def _refreeze(self, _: SourceObservation) -> None:
+        await asyncio.to_thread(self.tools.freezer.pause, self.record.containers)
+        if self.record.failure is None:
+            text = (
+                "Somebody set the frozen container running after it was checkpointed, so the checkpoint is out of date."
+            )
+            failure = Failure(reason=Reason.CHECKPOINT_FAILED, message=f"Node {self.tools.node}: {text}")
+            await self.save(failure=failure)
+        self.poke()
+
+    async def _ask_promise(self, _: SourceObservation) -> None:
+        node, uid = self.record.request.target_node, self.ref.uid
+        self._peer = await asyncio.to_thread(self.tools.peers.settle, node, uid, promise=True)
+        log.info("migration %s: node %s says: %s", uid, node, self._peer)
+        if self._peer is not PeerState.UNDECIDED:
+            self.poke()
+
+    async def _delete_pod(self, _: SourceObservation) -> None:
+        request = self.record.request
+        await self.tools.registers.delete_pod(self.ref.namespace, request.pod_name, request.pod_uid)
+        await self.save(owes_deletion=False)
+
+    async def _clear_abort(self, _: SourceObservation) -> None:
+        await self.save(owes_abort=False)
+
+    async def _acknowledge(self, _: SourceObservation) -> None:
+        """Tell the target that the end is known here, so that it may forget; then forget."""
+        node, uid = self.record.request.target_node, self.ref.uid
+        await asyncio.to_thread(self.tools.peers.settle, node, uid, promise=False, settled=True)
+        self.forgotten = True
+        self._changed()

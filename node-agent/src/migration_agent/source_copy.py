@@ -1,0 +1,116 @@
+"""The one way forward at the source: fence, drop, pause, dump, send, each act journalled before it is done."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from migration_agent.freeze import FreezeFailure
+from migration_agent.ports import PeerUnreachable, Sending, TransferFailed
+from migration_agent.runtime.interface import Dump, RuntimeFailure
+from migration_agent.seen import Seen, Verdict, verdict
+from migration_agent.transport.manifest import checkpoint_bytes
+from migration_api.base import now
+from migration_api.conditions import Reason
+from migration_api.wire import SourceState
+
+if TYPE_CHECKING:
+    from migration_agent.source import SourceSide
+
+
+class GivenUp(Exception):
+    """The copy is not wanted any more."""
+
+
+class CopyFailed(Exception):
+    """The copy cannot be made; the message is for an admin."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class SourceCopy:
+    """One attempt; there is only one per migration."""
+
+    def __init__(self, side: SourceSide) -> None:
+        self.bytes_sent = 0
+        self.paused = False
+        self._side = side
+        self._stop = threading.Event()
+
+    def give_up(self) -> None:
+        """Stop at the next possible point; whatever is frozen stays frozen."""
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Copy.
+
+        Raises:
+            GivenUp: `give_up` was called, or the object does not want it (the next round sees why).
+            CopyFailed: something went wrong.
+            ApiUnreachable: the object could not be read; nothing was touched.
+        """
+        try:
+            await self._freeze()
+            await self._dump()
+        except (RuntimeFailure, FreezeFailure, OSError) as error:
+            self._go_on()
+            raise CopyFailed(Reason.CHECKPOINT_FAILED, f"The source could not be checkpointed: {error}") from error
+        try:
+            await self._send()
+        except (TransferFailed, PeerUnreachable, OSError) as error:
+            self._go_on()
+            raise CopyFailed(
+                Reason.TRANSFER_FAILED,
+                f"The checkpoint did not reach node {self._side.record.request.target_node}: {error}",
+            ) from error
+
+    async def _freeze(self) -> None:
+        """Fence, drop, pause; right after a live look at the object."""
+        side = self._side
+        request = side.record.request
+        containers = await asyncio.to_thread(side.tools.freezer.find, request.containers)
+        boot_id = await asyncio.to_thread(side.tools.clock.boot_id)
+        seen = await side.tools.registers.read(side.ref)
+        if not isinstance(seen, Seen) or verdict(seen) is not Verdict.UNDECIDED or not side.wanted(seen):
+            raise GivenUp
+        self._go_on()
+        await side.save(state=SourceState.FENCED, containers=containers, boot_id=boot_id)
+        await asyncio.to_thread(side.tools.freezer.fence)
+        self._go_on()
+        await side.save(state=SourceState.FROZEN, frozen_at_ns=side.tools.clock.boottime_ns(), frozen_at=now())
+        await asyncio.to_thread(side.tools.freezer.drop)
+        await asyncio.to_thread(side.tools.freezer.pause, containers)
+        self.paused = True
+
+    async def _dump(self) -> None:
+        side = self._side
+        layout = side.tools.journal.layout
+        total = 0
+        for container in side.record.containers:
+            self._go_on()
+            dump = Dump(container, layout.image(side.ref.uid, container.name), side.ref.uid)
+            directory = await asyncio.to_thread(side.tools.freezer.dump, dump, while_frozen=self._go_on)
+            total += await asyncio.to_thread(checkpoint_bytes, directory)
+        if not await asyncio.to_thread(side.tools.freezer.frozen, side.record.containers):
+            raise RuntimeFailure("the container is not paused any more after its dump")
+        self._go_on()
+        await side.save(state=SourceState.DUMPED, dumped_at=now(), bytes_total=total)
+
+    async def _send(self) -> None:
+        side = self._side
+        self._go_on()
+        directory: Path = side.tools.journal.layout.images(side.ref.uid)
+        sending = Sending(side.record.request.target_node, side.ref.uid, directory, self._sent, self._stop)
+        await asyncio.to_thread(side.tools.peers.send, sending)
+        await side.save(state=SourceState.SENT, sent_at=now())
+
+    def _sent(self, count: int) -> None:
+        self.bytes_sent = count
+
+    def _go_on(self) -> None:
+        if self._stop.is_set():
+            raise GivenUp

@@ -1,0 +1,152 @@
+"""What the source side does next: one pure function from what is known to one step (docs/protocol.md, section 7).
+
+Three rules stand above all: it thaws only on Abort, Returned or the target's promise; it kills only on Resumed, or,
+with the object gone, on the target's word; when unsure it stays as it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from migration_agent.ports import PeerState
+from migration_agent.seen import Verdict
+from migration_api.conditions import Reason
+from migration_api.wire import SourceState
+
+
+class SourceStep(StrEnum):
+    """One idempotent act, or none."""
+
+    COPY = "copy"
+    """Fence, drop, pause, dump and send; goes on in the background."""
+    ABORT = "abort"
+    """Propose Abort and look who won."""
+    THAW = "thaw"
+    """Let the containers go on: resume, lift drop and fence."""
+    WITHDRAW = "withdraw"
+    """End without having touched anything."""
+    LOSE = "lose"
+    """The containers are dead and the target will not go on: lift the fence, so that the kubelet starts afresh."""
+    RELEASE = "release"
+    """Kill every task while frozen."""
+    REFREEZE = "refreeze"
+    """Somebody set the containers running: pause them again."""
+    ASK_PROMISE = "ask-promise"
+    """Ask the target to promise never to resume."""
+    DELETE_POD = "delete-pod"
+    """Delete the released pod, since the operator does not know it any more."""
+    PAY_ABORT = "pay-abort"
+    """Thawed by promise: propose Abort."""
+    CLEAR_ABORT = "clear-abort"
+    """Thawed by promise, and the registers agree: nothing is owed any more."""
+    ACKNOWLEDGE = "acknowledge"
+    """Ended, and the object is gone: tell the target, then forget."""
+    WAIT = "wait"
+
+
+@dataclass(frozen=True)
+class SourceObservation:
+    """Everything that the step depends on."""
+
+    state: SourceState
+    verdict: Verdict
+    peer: PeerState | None = None
+    """The target's last answer; None when it was not asked or did not answer."""
+    wanted: bool = True
+    """The object names this node, pod and target, and is neither cancelled nor being deleted."""
+    alive: bool = True
+    """The containers are the same processes as when they were frozen; True before."""
+    running: bool = False
+    """A container runs that must be paused, after its dump."""
+    working: bool = False
+    """The copy goes on in the background."""
+    interrupted: bool = False
+    """An earlier life of the agent began a copy and did not finish it."""
+    expired: bool = False
+    """The freeze budget is used up."""
+    failed: bool = False
+    """The copy failed; the reason is in the journal."""
+    owes_abort: bool = False
+    owes_deletion: bool = False
+
+
+ENDED = frozenset({SourceState.THAWED, SourceState.RELEASED, SourceState.LOST})
+
+
+def next_source_step(it: SourceObservation) -> SourceStep:  # noqa: PLR0911  # a decision table
+    """Return the one step that is right now."""
+    if it.state in ENDED:
+        return _after_the_end(it)
+    if it.verdict is Verdict.RESUMED:
+        return SourceStep.RELEASE
+    if it.verdict in {Verdict.ABORT, Verdict.RETURNED}:
+        return _go_on(it)
+    if it.verdict is Verdict.GONE and it.peer is PeerState.RESUMED:
+        return SourceStep.RELEASE
+    if it.peer is PeerState.DESTROYED:
+        return _go_on(it)
+    if it.running:
+        return SourceStep.REFREEZE
+    if it.verdict is Verdict.UNDECIDED:
+        return _undecided(it)
+    return _unsure(it)
+
+
+def abort_reason(it: SourceObservation) -> Reason | None:
+    """Return why an undecided migration must be given up; None when it need not.
+
+    A source that died after all was sent is not given up before its budget: the target has the only copy.
+    """
+    sent = it.state is SourceState.SENT
+    if it.state is SourceState.ACCEPTED:
+        return None
+    if not it.alive:
+        return Reason.SOURCE_LOST if not sent or it.expired else None
+    if it.failed:
+        return Reason.CHECKPOINT_FAILED
+    if it.interrupted and not sent:
+        return Reason.AGENT_RESTARTED
+    if it.expired:
+        return Reason.FREEZE_BUDGET_EXCEEDED
+    return None if it.wanted else Reason.ABORT_REQUESTED
+
+
+def _undecided(it: SourceObservation) -> SourceStep:
+    if it.state is SourceState.ACCEPTED:
+        if it.working:
+            return SourceStep.WAIT
+        if it.failed:
+            return SourceStep.ABORT
+        return SourceStep.COPY if it.wanted else SourceStep.WITHDRAW
+    return SourceStep.ABORT if abort_reason(it) else SourceStep.WAIT
+
+
+def _unsure(it: SourceObservation) -> SourceStep:
+    """Return the step while the registers say Commit without an outcome, are out of reach, or have vanished."""
+    if it.state is SourceState.ACCEPTED:
+        return SourceStep.WITHDRAW if it.verdict is Verdict.GONE and not it.working else SourceStep.WAIT
+    if it.verdict is Verdict.GONE:
+        return SourceStep.ASK_PROMISE
+    give_up = it.expired or it.failed or (it.interrupted and it.state is not SourceState.SENT)
+    if it.verdict is Verdict.UNREACHABLE and give_up:
+        return SourceStep.ASK_PROMISE
+    return SourceStep.WAIT
+
+
+def _go_on(it: SourceObservation) -> SourceStep:
+    if it.state is SourceState.ACCEPTED and not it.working:
+        return SourceStep.WITHDRAW
+    return SourceStep.THAW if it.alive else SourceStep.LOSE
+
+
+def _after_the_end(it: SourceObservation) -> SourceStep:
+    if it.owes_deletion:
+        return SourceStep.DELETE_POD
+    if it.owes_abort:
+        if it.verdict is Verdict.UNDECIDED:
+            return SourceStep.PAY_ABORT
+        if it.verdict in {Verdict.ABORT, Verdict.RETURNED, Verdict.GONE}:
+            return SourceStep.CLEAR_ABORT
+        return SourceStep.WAIT  # Commit came late: the target will write Returned
+    return SourceStep.ACKNOWLEDGE if it.verdict is Verdict.GONE else SourceStep.WAIT

@@ -1,0 +1,415 @@
+"""The target side of a migration: the ticket, the gate, the checkpoint, Commit, and the way back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from migration_agent.gate import CREATE_NS, Gate, GateEvent, Gates, Hook
+from migration_agent.intake import Intake
+from migration_agent.journal import Journal, TargetRecord
+from migration_agent.peer import Admission, Refused
+from migration_agent.ports import ApiUnreachable, Clock, Peers, PeerState, PodState, Registers
+from migration_agent.processes import Processes, ProcessRef
+from migration_agent.seen import Gone, Seen, Verdict
+from migration_agent.side import Side
+from migration_agent.target_plan import TargetObservation, TargetStep, next_target_step
+from migration_agent.ticket import Ticket, Tickets, TicketState
+from migration_agent.transport.manifest import EntryDigest, verify
+from migration_api.base import now
+from migration_api.conditions import Reason
+from migration_api.migration import Decision, Outcome
+from migration_api.wire import Failure, TargetReport, TargetState
+
+log = logging.getLogger(__name__)
+
+_PENDING_SECONDS = 1.0
+_ENDED_SECONDS = 30.0
+_KILL_AFTER_ROUNDS = 5
+_MESSAGE = 30_000
+
+
+@dataclass(frozen=True)
+class TargetTools:
+    """What a target side works with."""
+
+    journal: Journal
+    tickets: Tickets
+    registers: Registers
+    peers: Peers
+    gates: Gates
+    clock: Clock
+    processes: Processes
+    node: str
+    """The name of this node."""
+
+
+class TargetSide(Side):
+    """One migration's target side on this node. In this version a migration has one container."""
+
+    name = "target"
+
+    def __init__(
+        self, record: TargetRecord, tools: TargetTools, *, changed: Callable[[], None], restarted: bool
+    ) -> None:
+        """Take over a record that is in the journal; `restarted`: it was written in an earlier life of the agent."""
+        super().__init__(record.request.migration, changed)
+        self.record = record
+        self.tools = tools
+        self._restarted = restarted
+        self._container = record.request.containers[0]
+        self._pod_uid = record.request.pod_uid
+        self._ticket_state = TicketState.NONE
+        self._pod = PodState.UNKNOWN
+        directory = tools.journal.layout.images(self.ref.uid)
+        self.intake = Intake(directory, record.request.containers)
+        self._promise_asked = False
+        self._progress_ns: int | None = None
+        """When something was held last, or Commit was first known."""
+        self._clear_rounds = 0
+        self._saving = asyncio.Lock()
+
+    @property
+    def ended(self) -> bool:
+        return self.record.settled
+
+    @property
+    def interval(self) -> float:
+        return _ENDED_SECONDS if self.record.settled else _PENDING_SECONDS
+
+    async def prepare(self) -> None:
+        """Throw away what was received in another boot, or not completely; check what is to be used again."""
+        if not self._restarted or self.record.settled:
+            return
+        record, journal = self.record, self.tools.journal
+        boot = await asyncio.to_thread(self.tools.clock.boot_id)
+        usable = record.entries is not None and record.boot_id == boot
+        directory = journal.layout.images(self.ref.uid)
+        usable = usable and await asyncio.to_thread(verify, directory, record.entries or ())
+        if not usable:
+            await asyncio.to_thread(journal.wipe_images, self.ref.uid)
+        if record.boot_id != boot:  # no process of that boot lives; its clock means nothing now
+            await self.save(boot_id=boot, entries=None, processes=(), committed_at_ns=None)
+        elif not usable and record.entries is not None:
+            await self.save(entries=None)
+
+    async def round(self) -> None:
+        """Look, decide, and take one step."""
+        observation = await self.observe()
+        step = next_target_step(observation)
+        if step is not TargetStep.WAIT:
+            log.info("migration %s: target %s: %s", self.ref.uid, self.record.state, step)
+        await self._act(step)
+        self._changed()
+
+    async def observe(self) -> TargetObservation:
+        """Look at register and pod first, at ticket and connections last: those must be the freshest."""
+        request, gates = self.record.request, self.tools.gates
+        reading = await self._read()
+        verdict = self.take(reading)
+        held = gates.hook(self._pod_uid, self._container)
+        if not self.record.settled and (verdict is Verdict.COMMIT or held is not None):
+            self._pod = await self._look_at_pod()
+        if verdict is Verdict.COMMIT and self.record.committed_at_ns is None:
+            await self.save(committed_at_ns=self.tools.clock.boottime_ns())
+        await self._look_at_ticket()
+        gate = gates.gate(self._pod_uid, self._container)
+        held = gates.hook(self._pod_uid, self._container)
+        now_ns = self.tools.clock.boottime_ns()
+        if held is not None:
+            self._progress_ns = now_ns
+        since = max(self._progress_ns or 0, self.record.committed_at_ns or 0)
+        stale = any(
+            self.tools.processes.alive(p) for p in self.record.processes if gate is None or p != gate.link.process
+        )
+        connected = gates.connected(self._pod_uid, self._container)
+        return TargetObservation(
+            state=self.record.state,
+            verdict=verdict,
+            ticket=self._ticket_state,
+            settled=self.record.settled,
+            acknowledged=self.record.acknowledged,
+            ours=self._ours(self._seen),
+            received=self.record.entries is not None,
+            gate=gate is not None and not gate.restoring,
+            restoring=gate is not None and gate.restoring,
+            held=held is not None,
+            resume_sent=held is not None and held.resume_sent,
+            clear=not stale,
+            dead=not connected and not self.intake.receiving and not self._any_alive(),
+            pod=self._pod,
+            promise_asked=self._promise_asked,
+            waited=verdict is Verdict.COMMIT and now_ns - since > request.freeze_budget_seconds * 10**9,
+            failed=self.record.failure is not None,
+        )
+
+    def word(self) -> PeerState:
+        """Say what the source's agent may rely on; the ticket on disk or the journal stands behind it."""
+        if self._ticket_state is TicketState.RESUMING or self.record.state is TargetState.RESUMED:
+            return PeerState.RESUMED
+        promised = self.record.state in {TargetState.DESTROYED, TargetState.RETURNED}
+        return PeerState.DESTROYED if promised else PeerState.UNDECIDED
+
+    async def settle(self, *, promise: bool, settled: bool, seconds: float) -> PeerState:
+        """Answer the source's agent; with `promise` give the ticket up when possible, for at most `seconds`."""
+        if settled and not self.record.acknowledged:
+            await self.save(acknowledged=True)
+        if promise and not self._promise_asked and self.word() is PeerState.UNDECIDED:
+            log.info("migration %s: the source's agent asks for the promise", self.ref.uid)
+            self._promise_asked = True
+        self.poke()
+        deadline = asyncio.get_running_loop().time() + seconds
+        while (left := deadline - asyncio.get_running_loop().time()) > 0:
+            if self.rounds and (self.word() is not PeerState.UNDECIDED or not promise):
+                break
+            await self.looked(left)
+        return self.word()
+
+    async def arrived(self) -> None:
+        """Look at once when somebody comes to the gate."""
+        self._changed()
+        self.poke()
+
+    async def held(self, hook: Hook) -> None:
+        """Journal the processes of the held tree before anything is built on it."""
+        await self._remember((hook.gate.link.process, hook.link.process, hook.init))
+        if self.record.held_at is None:
+            await self.save(held_at=now())
+        self.poke()
+
+    async def reported(self, event: GateEvent) -> None:
+        """Note how a restore ended; a failure is the end only before the commit."""
+        if event.event == "failed" and self._ticket_state is TicketState.PENDING:
+            text = f"Node {self.tools.node} could not restore the container: {event.message}"[:_MESSAGE]
+            log.warning("migration %s: %s", self.ref.uid, text)
+            undecided = self._verdict in {Verdict.UNDECIDED, Verdict.UNREACHABLE}
+            if undecided and self.record.committed_at_ns is None:
+                await self.save(failure=Failure(reason=Reason.RESTORE_FAILED, message=text), last_error=text)
+            else:
+                await self.save(last_error=text)
+        self.poke()
+
+    async def admit(self, peer: str) -> Admission:
+        """Let the source send its checkpoint, once.
+
+        Raises:
+            Refused: it is not the source, or nothing is expected any more.
+        """
+        source = self.record.request.source_node
+        if peer != source:
+            raise Refused(f"the source of this migration is node {source}, not {peer}")
+        await self._look_at_ticket()
+        expected = self._ticket_state is TicketState.PENDING and not self._promise_asked
+        if not expected or self.record.settled or self.record.entries is not None:
+            raise Refused(f"the migration is {self.record.state} here: no checkpoint is expected")
+        return self.intake.admit()
+
+    async def admitted_done(self, entries: tuple[EntryDigest, ...] | None, error: str | None) -> None:
+        """Take the end of the transfer; a checkpoint that is not complete is removed."""
+        if entries is None:
+            log.warning("migration %s: no checkpoint arrived: %s", self.ref.uid, error)
+            await asyncio.to_thread(self.tools.journal.wipe_images, self.ref.uid)
+        else:
+            await self.save(entries=entries, received_at=now())
+        self.intake.receiving = False
+        self.poke()
+
+    def report(self) -> TargetReport:
+        """Return the target side as it is now."""
+        record = self.record
+        gate = self.tools.gates.gate(self._pod_uid, self._container)
+        age = None
+        if gate is not None and not gate.restoring:
+            began = gate.hello.deadline_boottime_ns - CREATE_NS
+            age = max(0.0, (self.tools.clock.boottime_ns() - began) / 1e9)
+        return TargetReport(
+            state=self._state(gate),
+            settled=record.settled,
+            gate_age_seconds=age,
+            bytes_received=self.intake.bytes_received or sum(entry.size for entry in record.entries or ()),
+            received_at=record.received_at,
+            held_at=record.held_at,
+            resumed_at=record.resumed_at,
+            failure=record.failure,
+        )
+
+    async def save(self, **changes: Any) -> None:
+        """Journal changes; they are on disk, and only then known here, when this returns."""
+        async with self._saving:  # gate, peers and the loop all write; none may overwrite another's change
+            record = self.record.model_copy(update=changes)
+            await asyncio.to_thread(self.tools.journal.save, record)
+            self.record = record
+        self._changed()
+
+    def _state(self, gate: Gate | None) -> TargetState:
+        """Return the word for the report: the journal's, or what the live facts add to it."""
+        facts = (
+            (self.record.state is not TargetState.PREPARED, self.record.state),
+            (self._ticket_state is TicketState.RESUMING, TargetState.RESUMING),
+            (self.tools.gates.hook(self._pod_uid, self._container) is not None, TargetState.HELD),
+            (gate is not None and gate.restoring, TargetState.RESTORING),
+            (self.record.entries is not None, TargetState.RECEIVED),
+            (self.intake.receiving, TargetState.RECEIVING),
+            (gate is not None, TargetState.AT_GATE),
+        )
+        return next((state for holds, state in facts if holds), TargetState.PREPARED)
+
+    def _ours(self, it: Seen | None) -> bool:
+        request = self.record.request
+        asked = (self.tools.node, request.pod_uid, request.source_node)
+        return it is not None and (it.target_node, it.target_pod_uid, it.source_node) == asked
+
+    def _any_alive(self) -> bool:
+        return any(self.tools.processes.alive(process) for process in self.record.processes)
+
+    async def _look_at_ticket(self) -> None:
+        """Read the ticket; a hook's rename is brought to the disk before anything is built on it."""
+        before = self._ticket_state
+        self._ticket_state = await asyncio.to_thread(self.tools.tickets.state, self._pod_uid)
+        if self._ticket_state is TicketState.RESUMING and before is not TicketState.RESUMING:
+            await asyncio.to_thread(self.tools.tickets.sync, self._pod_uid)
+
+    async def _remember(self, processes: tuple[ProcessRef, ...]) -> None:
+        new = tuple(p for p in processes if p not in self.record.processes)
+        if new:
+            await self.save(processes=(*self.record.processes, *new))
+
+    async def _read(self) -> Seen | Gone | None:
+        try:
+            return await self.tools.registers.read(self.ref)
+        except ApiUnreachable as error:
+            self.say_trouble(error)
+            return None
+
+    async def _look_at_pod(self) -> PodState:
+        if self._pod is PodState.GONE:
+            return PodState.GONE
+        try:
+            return await self.tools.registers.pod(self.ref.namespace, self.record.request.pod_name, self._pod_uid)
+        except ApiUnreachable as error:
+            self.say_trouble(error)
+            return PodState.UNKNOWN
+
+    async def _act(self, step: TargetStep) -> None:
+        acts: dict[TargetStep, Callable[[], Awaitable[None]]] = {
+            TargetStep.MAKE_TICKET: self._make_ticket,
+            TargetStep.RESTORE: self._restore,
+            TargetStep.REFUSE: self._refuse_gate,
+            TargetStep.COMMIT: self._commit,
+            TargetStep.RESUME: self._resume,
+            TargetStep.DESTROY: self._destroy,
+            TargetStep.RETURN_IF_INTACT: lambda: self._return(anyway=False),
+            TargetStep.RETURN_ANYWAY: lambda: self._return(anyway=True),
+            TargetStep.CLEAR: self._clear,
+            TargetStep.PROMISE: self._promise,
+            TargetStep.WRITE_RESUMED: self._write_resumed,
+            TargetStep.WRITE_RETURNED: self._write_returned,
+            TargetStep.END_RESUMED: lambda: self._end(TargetState.RESUMED),
+            TargetStep.END_RETURNED: lambda: self._end(TargetState.RETURNED),
+            TargetStep.END_DESTROYED: lambda: self._end(TargetState.DESTROYED),
+            TargetStep.FORGET: self._forget,
+        }
+        if step is not TargetStep.WAIT:
+            await acts[step]()
+
+    async def _make_ticket(self) -> None:
+        await asyncio.to_thread(self.tools.tickets.create, self._pod_uid, self._ticket())
+        self.poke()
+
+    def _ticket(self) -> Ticket:
+        return Ticket(migration=self.ref.uid, containers=self.record.request.containers)
+
+    async def _restore(self) -> None:
+        """Let the gate restore; whoever restores is journalled first, the earlier ones are known to be dead."""
+        gate = self.tools.gates.gate(self._pod_uid, self._container)
+        if gate is None or gate.restoring:
+            return
+        await self.save(processes=(gate.link.process,))
+        options = (*(("tcp-close",) if self.record.request.tcp_close else ()), "file-locks")
+        await gate.restore(self.tools.journal.layout.image(self.ref.uid, self._container), options)
+
+    async def _refuse_gate(self) -> None:
+        gate = self.tools.gates.gate(self._pod_uid, self._container)
+        if gate is not None:
+            failure = self.record.failure
+            await gate.refuse(failure.message if failure else f"migration {self.ref.uid} was given up")
+
+    async def _commit(self) -> None:
+        """Propose Commit over the open connection and, when it stands, let the hook go on at once."""
+        self.take(await self.tools.registers.propose(self.ref, Decision.COMMIT))
+        if self._verdict is Verdict.COMMIT:
+            await self._resume()
+        self.poke()
+
+    async def _resume(self) -> None:
+        hook = self.tools.gates.hook(self._pod_uid, self._container)
+        if hook is not None and not hook.resume_sent:
+            self._progress_ns = self.tools.clock.boottime_ns()
+            await hook.resume()
+
+    async def _destroy(self) -> None:
+        self._ticket_state = await asyncio.to_thread(self.tools.tickets.destroy, self._pod_uid, self._ticket())
+        log.info("migration %s: the ticket of pod %s is %s now", self.ref.uid, self._pod_uid, self._ticket_state)
+        self.poke()
+
+    async def _return(self, *, anyway: bool) -> None:
+        """Give the container back when the source could go on, or when it can never run here.
+
+        Raises:
+            PeerUnreachable: the source's agent does not answer: nothing is destroyed.
+        """
+        source = self.record.request.source_node
+        intact = await asyncio.to_thread(self.tools.peers.intact, source, self.ref.uid)
+        if not intact and not anyway:
+            log.warning("migration %s: the source is not intact: the restore is tried again", self.ref.uid)
+            return
+        if not intact:
+            text = f"Node {self.tools.node} cannot go on and the source on node {source} is dead. {self._last_error()}"
+            await self.save(last_error=text[:_MESSAGE])
+        await self._destroy()
+
+    def _last_error(self) -> str:
+        return self.record.last_error or "The target pod is gone, or the node was rebooted."
+
+    async def _clear(self) -> None:
+        """Kill what is held, refuse who waits; who does not die by itself is killed after some rounds."""
+        self.intake.closed = True
+        hook = self.tools.gates.hook(self._pod_uid, self._container)
+        if hook is not None:
+            await hook.kill("the migration was given up")
+        gate = self.tools.gates.gate(self._pod_uid, self._container)
+        if gate is not None and not gate.restoring:
+            await gate.refuse(f"migration {self.ref.uid} was given up; this pod will not start")
+        self._clear_rounds += 1
+        if self._clear_rounds > _KILL_AFTER_ROUNDS:
+            for process in reversed(self.record.processes):  # the tree first
+                self.tools.processes.kill(process)
+
+    async def _write_resumed(self) -> None:
+        if self.record.resumed_at is None:
+            await self.save(state=TargetState.RESUMING, resumed_at=now())
+        self.take(await self.tools.registers.write_outcome(self.ref, Outcome.RESUMED))
+        self.poke()
+
+    async def _promise(self) -> None:
+        """Journal that it will never resume: from now on the source may rely on it."""
+        await asyncio.to_thread(self.tools.journal.wipe_images, self.ref.uid)
+        await self.save(state=TargetState.DESTROYED, entries=None)
+        self.poke()
+
+    async def _write_returned(self) -> None:
+        text = self.record.last_error or f"Node {self.tools.node} could not go on; the source goes on."
+        self.take(await self.tools.registers.write_outcome(self.ref, Outcome.RETURNED, text))
+        self.poke()
+
+    async def _end(self, state: TargetState) -> None:
+        await asyncio.to_thread(self.tools.journal.wipe_images, self.ref.uid)
+        resumed_at = self.record.resumed_at or (now() if state is TargetState.RESUMED else None)
+        await self.save(state=state, settled=True, resumed_at=resumed_at)
+
+    async def _forget(self) -> None:
+        self.forgotten = True
+        self._changed()

@@ -1,0 +1,156 @@
+"""What the target side does next: one pure function from what is known to one step (docs/protocol.md, section 7).
+
+The ticket on disk decides: `resuming` always becomes Resumed, `destroyed` never runs. Commit is proposed only while
+everything is held, and nothing is resumed without Commit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from migration_agent.ports import PodState
+from migration_agent.seen import Verdict
+from migration_agent.ticket import TicketState
+from migration_api.wire import TargetState
+
+
+class TargetStep(StrEnum):
+    """One idempotent act, or none."""
+
+    MAKE_TICKET = "make-ticket"
+    RESTORE = "restore"
+    """Answer `restore` to the gate."""
+    REFUSE = "refuse"
+    """Refuse the gate: this migration has failed here."""
+    COMMIT = "commit"
+    """Propose Commit and look who won; when it is ours, resume."""
+    RESUME = "resume"
+    """Committed and held: let the hook go on."""
+    WRITE_RESUMED = "write-resumed"
+    END_RESUMED = "end-resumed"
+    """The outcome stands, or nobody is left to read it: the word is kept in the journal."""
+    DESTROY = "destroy"
+    """Destroy the ticket."""
+    RETURN_IF_INTACT = "return-if-intact"
+    """Committed but cannot go on: destroy the ticket when the source says that it could."""
+    RETURN_ANYWAY = "return-anyway"
+    """Committed and can never go on: destroy the ticket when the source answers at all."""
+    CLEAR = "clear"
+    """The ticket is destroyed: kill what is held, refuse who waits, until all of it is dead."""
+    PROMISE = "promise"
+    """All of it is dead: journal the promise."""
+    WRITE_RETURNED = "write-returned"
+    END_RETURNED = "end-returned"
+    END_DESTROYED = "end-destroyed"
+    FORGET = "forget"
+    WAIT = "wait"
+
+
+@dataclass(frozen=True)
+class TargetObservation:
+    """Everything that the step depends on."""
+
+    state: TargetState
+    verdict: Verdict
+    ticket: TicketState
+    settled: bool = False
+    acknowledged: bool = False
+    """The source's agent knows the end."""
+    ours: bool = True
+    """The object names this node, this pod and that source."""
+    received: bool = False
+    """The checkpoint lies here, complete and verified, and was received in this boot."""
+    gate: bool = False
+    """An interposer waits at the gate."""
+    restoring: bool = False
+    """`restore` was answered to an interposer that still lives."""
+    held: bool = False
+    """The hook's connection is open, its process and the tree live."""
+    resume_sent: bool = False
+    """This very hook was told to resume."""
+    clear: bool = True
+    """No process of an earlier restore lives, and no copy is being received."""
+    dead: bool = True
+    """No process of any restore lives, nobody is connected, and no copy is being received."""
+    pod: PodState = PodState.LIVE
+    promise_asked: bool = False
+    """The source asked for the promise: it cannot reach the registers, or they are gone."""
+    waited: bool = False
+    """Committed, and nothing was held for the length of the freeze budget."""
+    failed: bool = False
+    """Cannot go on; the reason is in the journal."""
+
+
+def next_target_step(it: TargetObservation) -> TargetStep:  # noqa: PLR0911  # a decision table
+    """Return the one step that is right now."""
+    if it.settled:
+        return _after_the_end(it)
+    if it.ticket is TicketState.RESUMING:
+        return _resuming(it)
+    if it.ticket is TicketState.DESTROYED:
+        return _destroyed(it)
+    if it.verdict in {Verdict.ABORT, Verdict.RETURNED, Verdict.GONE}:
+        return TargetStep.DESTROY
+    if it.ticket is TicketState.NONE:
+        return TargetStep.MAKE_TICKET if it.verdict is not Verdict.RESUMED else TargetStep.WAIT
+    if it.verdict is Verdict.COMMIT:
+        return _committed(it)
+    if it.verdict is Verdict.RESUMED:
+        return TargetStep.WAIT  # contradicts the ticket: only a hook that renamed it makes us write that
+    return _pending(it)
+
+
+def _pending(it: TargetObservation) -> TargetStep:
+    """Return the step before the decision is known."""
+    if it.promise_asked:
+        return TargetStep.DESTROY
+    if it.failed:
+        return TargetStep.REFUSE if it.gate else TargetStep.WAIT
+    if it.held:
+        may_commit = it.verdict is Verdict.UNDECIDED and it.ours and it.received and it.pod is PodState.LIVE
+        return TargetStep.COMMIT if may_commit else TargetStep.WAIT
+    return _restore(it)
+
+
+def _committed(it: TargetObservation) -> TargetStep:
+    hopeless = it.pod is PodState.GONE or not it.received
+    if it.held and it.ours and it.pod is not PodState.GONE:
+        return TargetStep.WAIT if it.resume_sent else TargetStep.RESUME
+    if hopeless:
+        return TargetStep.RETURN_ANYWAY
+    if it.waited:
+        return TargetStep.RETURN_IF_INTACT
+    return _restore(it)
+
+
+def _restore(it: TargetObservation) -> TargetStep:
+    ready = it.gate and it.received and it.clear and not it.restoring
+    return TargetStep.RESTORE if ready else TargetStep.WAIT
+
+
+def _resuming(it: TargetObservation) -> TargetStep:
+    if it.verdict in {Verdict.RESUMED, Verdict.GONE}:
+        return TargetStep.WAIT if it.restoring else TargetStep.END_RESUMED  # CRIU may still use the images
+    return TargetStep.WRITE_RESUMED if it.verdict is Verdict.COMMIT else TargetStep.WAIT
+
+
+def _destroyed(it: TargetObservation) -> TargetStep:
+    """Return the step on the way back; undecided is waited for, since a Commit that was on its way may still arrive."""
+    if not it.dead:
+        return TargetStep.CLEAR
+    if it.state not in {TargetState.DESTROYED, TargetState.RETURNED}:
+        return TargetStep.PROMISE
+    if it.verdict is Verdict.COMMIT:
+        return TargetStep.WRITE_RETURNED
+    if it.verdict is Verdict.RETURNED:
+        return TargetStep.END_RETURNED
+    return TargetStep.END_DESTROYED if it.verdict in {Verdict.ABORT, Verdict.GONE} else TargetStep.WAIT
+
+
+def _after_the_end(it: TargetObservation) -> TargetStep:
+    """Forget when the object is gone; a word `resumed` only when the source has said that it knows."""
+    if it.verdict is not Verdict.GONE:
+        return TargetStep.WAIT
+    owed = it.state is TargetState.RESUMED and not it.acknowledged
+    return TargetStep.WAIT if owed else TargetStep.FORGET
