@@ -202,6 +202,7 @@ class Metadata(Model):
     deletion_timestamp: Time | None = None
     labels: dict[str, str] = Field(default_factory=dict)
     annotations: dict[str, str] = Field(default_factory=dict)
+    finalizers: tuple[str, ...] = ()
 
 
 class ContainerMigration(Model):

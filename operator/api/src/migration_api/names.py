@@ -16,6 +16,12 @@ ANNOTATION_MIGRATION = f"{GROUP}/migration"
 LABEL_MIGRATION = f"{GROUP}/migration-uid"
 """On a target pod, so that the operator finds it; the same value as the annotation."""
 
+ANNOTATION_PLACEMENT = f"{GROUP}/original-placement"
+"""On a target pod: where its first source pod was allowed to run, as JSON, so that no move narrows the next one."""
+
+FINALIZER = f"{GROUP}/migration"
+"""On a ContainerMigration from before anything is touched until nothing is left to do."""
+
 LABEL_TARGET_NODE = f"{GROUP}/target"
 """On a node whose agent reports everything in order; the RuntimeClass's scheduling selector. Value: "true"."""
 

@@ -1,0 +1,268 @@
+"""One function for each action. Each can be repeated at any time: what it does is keyed by a UID or written once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from migration_api.conditions import Reason
+from migration_api.migration import Decision, MigrationStatus
+from migration_api.names import FINALIZER
+from migration_api.node import MigrationNode
+from migration_api.wire import Failure, MigrationRef, SourceRequest, TargetRequest
+from migration_operator import preflight
+from migration_operator.agents import AgentRefused, Agents, AgentUnreachable
+from migration_operator.events import events
+from migration_operator.kube import Kube, KubeError
+from migration_operator.observation import AgentView, NodeView, Observation
+from migration_operator.pods import Json
+from migration_operator.step import Action, Step
+from migration_operator.target_pod import target_pod
+
+log = logging.getLogger(__name__)
+
+_NOT_FOUND = 404
+_POD_REFUSED = (403, 422)
+
+
+class Refused(Exception):  # noqa: N818  an answer, not a mistake
+    """The API server or an agent will not do it, however often it is asked; the plan decides what that means."""
+
+    def __init__(self, failure: Failure) -> None:
+        self.failure = failure
+        super().__init__(failure.message)
+
+
+class Incomplete(Exception):  # noqa: N818  a state, not a mistake
+    """What was observed does not have what the action needs: the plan must not have asked for it."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One step about to be taken.
+
+    Attributes:
+        status: the status as it should be while the step is taken.
+        report: the merge patch from the status as it is; empty when nothing is to be written.
+    """
+
+    kube: Kube
+    agents: Agents
+    o: Observation
+    step: Step
+    status: MigrationStatus
+    report: Json
+
+    @property
+    def ref(self) -> MigrationRef:
+        metadata = self.o.migration.metadata
+        return MigrationRef(namespace=metadata.namespace, name=metadata.name, uid=metadata.uid)
+
+
+async def act(turn: Turn) -> None:
+    """Take the step.
+
+    Raises:
+        ConflictError: something changed since it was observed.
+        KubeError: the API server could not be asked.
+        AgentUnreachable: an agent could not be asked.
+        Refused: it will never be done.
+    """
+    await _ACTIONS[turn.step.action](turn)
+
+
+async def _write(turn: Turn, more: Json | None = None, *, guarded: bool = True) -> None:
+    """Write the report, and with it what else belongs into the same moment; then tell it as events."""
+    body = {**turn.report, **(more or {})}
+    if not body:
+        return
+    try:
+        await turn.kube.patch_status(turn.o.migration, body, guarded=guarded)
+    except KubeError as error:
+        if error.status != _NOT_FOUND:
+            raise
+    for event in events(turn.o.migration.status, turn.status):
+        try:
+            await turn.kube.event(turn.o.migration, event.reason, event.message, warning=event.warning, at=turn.o.now)
+        except KubeError as error:
+            log.warning("the event %s was not written: %s", event.reason, error)
+
+
+async def _wait(turn: Turn) -> None:
+    await _write(turn)
+
+
+async def _rest(_turn: Turn) -> None:
+    """Nothing is left to do."""
+
+
+async def _adopt(turn: Turn) -> None:
+    """Before the first thing is touched, so that a deletion finds somebody who cleans up."""
+    metadata = turn.o.migration.metadata
+    await turn.kube.set_finalizers(turn.o.migration, [*metadata.finalizers, FINALIZER])
+
+
+async def _let_go(turn: Turn) -> None:
+    kept = [name for name in turn.o.migration.metadata.finalizers if name != FINALIZER]
+    try:
+        await turn.kube.set_finalizers(turn.o.migration, kept)
+    except KubeError as error:
+        if error.status != _NOT_FOUND:
+            raise
+
+
+async def _begin(turn: Turn) -> None:
+    facts = turn.o.preflight
+    if facts is None or facts.pod is None:
+        raise Incomplete("there is no pod to begin with")
+    source = {"nodeName": facts.pod.node_name, "podUID": facts.pod.uid}
+    await _write(turn, {"source": source, "target": {"podName": facts.target_name}})
+
+
+async def _create_target(turn: Turn) -> None:
+    await _write(turn)
+    o = turn.o
+    if o.source_pod is None or o.source_agent is None:
+        raise Incomplete("there is no source pod to make a target pod from")
+    source = o.source_agent.node
+    excluded = {source.name}
+    if o.migration.spec.target.node_name is None:
+        others = [NodeView(n.metadata.name, agent=n) for n in await turn.kube.migration_nodes()]
+        excluded |= {other.name for other in others if preflight.mismatches(source, other)}
+    name = o.migration.status.target.pod_name or ""
+    try:
+        await turn.kube.create_pod(target_pod(o.source_pod, o.migration, name, excluded=excluded))
+    except KubeError as error:
+        if error.status not in _POD_REFUSED:
+            raise
+        message = f"the API server refuses the target pod {name}: {error}"
+        raise Refused(Failure(reason=Reason.TARGET_FAILED, message=message)) from error
+
+
+async def _record_target(turn: Turn) -> None:
+    pod = turn.o.target_pod
+    if pod is None:
+        raise Incomplete("there is no target pod to record")
+    node = {"nodeName": pod.node_name} if pod.node_name else {}
+    await _write(turn, {"target": {"podUID": pod.uid, **node}})
+
+
+async def _prepare_target(turn: Turn) -> None:
+    await _write(turn)
+    o, agent = turn.o, _published(turn.o.target_agent)
+    if o.target_pod is None or o.source_agent is None:
+        raise Incomplete("there is no target pod or no source")
+    request = TargetRequest(
+        migration=turn.ref,
+        pod_name=o.target_pod.name,
+        pod_uid=o.target_pod.uid,
+        containers=_containers(o),
+        source_node=o.source_agent.node.name,
+        freeze_budget_seconds=o.migration.spec.freeze_budget_seconds,
+    )
+    await _put(turn.agents.put_target(agent, request), Reason.TARGET_FAILED, agent)
+
+
+async def _checkpoint(turn: Turn) -> None:
+    await _write(turn)
+    o, agent = turn.o, _published(turn.o.source_agent)
+    if o.source_pod is None or o.target_agent is None:
+        raise Incomplete("there is no source pod or no target")
+    request = SourceRequest(
+        migration=turn.ref,
+        pod_name=o.source_pod.name,
+        pod_uid=o.source_pod.uid,
+        containers=_containers(o),
+        target_node=o.target_agent.node.name,
+        freeze_budget_seconds=o.migration.spec.freeze_budget_seconds,
+    )
+    await _put(turn.agents.put_source(agent, request), Reason.CHECKPOINT_FAILED, agent)
+
+
+async def _put(request: Awaitable[None], reason: Reason, agent: MigrationNode) -> None:
+    try:
+        await request
+    except AgentRefused as error:
+        message = f"the agent on node {agent.metadata.name} refuses: {error}"
+        raise Refused(Failure(reason=reason, message=message)) from error
+
+
+def _containers(o: Observation) -> tuple[str, ...]:
+    if o.migration.spec.containers:
+        return o.migration.spec.containers
+    return o.source_pod.container_names if o.source_pod else ()
+
+
+def _published(agent: AgentView | None) -> MigrationNode:
+    if agent is None or agent.node.agent is None:
+        raise Incomplete("there is no agent to tell")
+    return agent.node.agent
+
+
+async def _propose_abort(turn: Turn) -> None:
+    """The API server refuses it when Commit is written already; then the next observation says so."""
+    await _write(turn, {"decision": Decision.ABORT.value}, guarded=False)
+
+
+async def _settle(turn: Turn) -> None:
+    await _write(turn)
+    await _each(turn, turn.agents.settle, settled=False)
+
+
+async def _forget(turn: Turn) -> None:
+    await _write(turn)
+    await _each(turn, turn.agents.forget, settled=True)
+
+
+async def _each(turn: Turn, ask: Callable[[MigrationNode, str], Coroutine[Any, Any, None]], *, settled: bool) -> None:
+    """Ask the agents that answered and whose side has settled, or has not."""
+    o = turn.o
+    sides = ((o.source_agent, o.source), (o.target_agent, o.target))
+    asked = [_published(a) for a, side in sides if a and a.reached and side and side.settled is settled]
+    answers = await asyncio.gather(*(ask(agent, turn.ref.uid) for agent in asked), return_exceptions=True)
+    for agent, answer in zip(asked, answers, strict=True):
+        if isinstance(answer, (AgentRefused, AgentUnreachable)):
+            log.warning("migration %s: the agent on node %s: %s", turn.ref.uid, agent.metadata.name, answer)
+        elif isinstance(answer, BaseException):
+            raise answer
+
+
+async def _delete_target(turn: Turn) -> None:
+    await _write(turn)
+    if turn.o.target_pod is not None:
+        await turn.kube.delete_pod(turn.o.target_pod)
+
+
+async def _delete_source(turn: Turn) -> None:
+    await _write(turn)
+    if turn.o.source_pod is not None:
+        await turn.kube.delete_pod(turn.o.source_pod)
+
+
+async def _finish(turn: Turn) -> None:
+    """The finalizer goes first: whoever sees the end in the status sees an object that nobody holds."""
+    if turn.o.adopted:
+        await _let_go(turn)
+    await _write(turn, guarded=False)
+
+
+_ACTIONS: dict[Action, Callable[[Turn], Awaitable[None]]] = {
+    Action.REST: _rest,
+    Action.WAIT: _wait,
+    Action.LET_GO: _let_go,
+    Action.ADOPT: _adopt,
+    Action.BEGIN: _begin,
+    Action.CREATE_TARGET: _create_target,
+    Action.RECORD_TARGET: _record_target,
+    Action.PREPARE_TARGET: _prepare_target,
+    Action.CHECKPOINT: _checkpoint,
+    Action.PROPOSE_ABORT: _propose_abort,
+    Action.SETTLE: _settle,
+    Action.DELETE_TARGET: _delete_target,
+    Action.DELETE_SOURCE: _delete_source,
+    Action.FORGET: _forget,
+    Action.FINISH: _finish,
+}

@@ -1,0 +1,158 @@
+"""The rules after a decision: back, the source goes on; or through, the container goes on at the target.
+
+A rule that ends the source stands behind `Resumed`; a rule that cleans the target stands behind `Abort` or `Returned`.
+"""
+
+from __future__ import annotations
+
+from migration_api.conditions import Reason
+from migration_api.migration import Decision, Outcome
+from migration_api.wire import SourceReport, SourceState, TargetReport
+from migration_operator.observation import AgentView, Observation
+from migration_operator.step import STEPS, Action, Step
+
+
+def go_back(o: Observation) -> Step | None:
+    """After Abort or Returned the source goes on, the target is removed, and only then is anything forgotten."""
+    if o.decision is not Decision.ABORT and o.outcome is not Outcome.RETURNED:
+        return None
+    if not o.begun:
+        return _gave_up(o)
+    return _clear_the_target(o) or _thaw_the_source(o) or _forget(o, Reason.ROLLING_BACK) or _gave_up(o)
+
+
+def _clear_the_target(o: Observation) -> Step | None:
+    """Nothing can resume any more: the register says so. The agent destroys the ticket, then the pod goes."""
+    pod, agent = o.target_pod, o.target_agent
+    settled = _settled(agent, o.target)
+    if not settled and agent is not None and agent.reached:
+        return Step(Action.SETTLE, Reason.ROLLING_BACK, f"the agent on {agent.node.name} is giving the target up")
+    if pod is not None and not pod.deleting:
+        return Step(Action.DELETE_TARGET, Reason.ROLLING_BACK, f"deleting the target pod {pod.name}")
+    if agent is not None and agent.node.silent(o.now):
+        return None  # its agent reads the register when the node is back, before anything else
+    if not settled:
+        return unreachable(agent, "it destroys the target's ticket when it is back")
+    if pod is not None:
+        return Step(Action.WAIT, Reason.ROLLING_BACK, f"waiting for the target pod {pod.name} to be gone")
+    return None
+
+
+def _thaw_the_source(o: Observation) -> Step | None:
+    agent = o.source_agent
+    if _settled(agent, o.source) or agent is None:
+        return None
+    if agent.reached:
+        return Step(Action.SETTLE, Reason.ROLLING_BACK, f"the agent on {agent.node.name} lets the source go on")
+    return unreachable(agent, "it lets the source go on when it is back", stalled=agent.node.silent(o.now))
+
+
+def _gave_up(o: Observation) -> Step:
+    """Everything is as before, or the source was lost, or nothing was touched at all."""
+    why, message = cause(o)
+    if why is Reason.PREFLIGHT_FAILED:
+        return Step(Action.FINISH, why, message)
+    if o.begun and _source_is_lost(o):
+        lost = f"the source died during the migration, not by it; {message}"
+        return Step(Action.FINISH, Reason.SOURCE_LOST, message if why is Reason.SOURCE_LOST else lost)
+    name = o.migration.spec.pod_name
+    return Step(Action.FINISH, Reason.ROLLED_BACK, f"pod {name} runs on as if nothing had happened; {message}")
+
+
+def _source_is_lost(o: Observation) -> bool:
+    """A dead source is remembered in the conditions: its agent has forgotten it by the time of the last step."""
+    reported = o.source is not None and o.source.state is SourceState.LOST
+    remembered = any(c.reason == Reason.SOURCE_LOST for c in o.migration.status.conditions)
+    return reported or remembered or o.source_pod is None or o.source_pod.ended
+
+
+def cause(o: Observation) -> tuple[Reason, str]:
+    """Return why a migration was given up: what was written with Abort, or what an agent wrote."""
+    status = o.migration.status
+    if o.outcome is Outcome.RETURNED:
+        return Reason.TARGET_RETURNED, status.target.message or "the target gave the container back after the commit"
+    for condition in status.conditions:
+        if condition.status == "False" and condition.type in STEPS and condition.reason != Reason.NOT_REACHED:
+            return _reason(condition.reason), condition.message
+    if status.source.reason:
+        return _reason(status.source.reason), status.source.message or "the source's agent gave no details"
+    return Reason.ROLLED_BACK, "the migration was given up"
+
+
+def _reason(text: str) -> Reason:
+    """Return the constant; what a newer agent wrote is no reason to stop."""
+    return Reason(text) if text in list(Reason) else Reason.ROLLED_BACK
+
+
+def go_through(o: Observation) -> Step | None:
+    """After Commit the target's agent resumes or returns; the source is released only after Resumed."""
+    if o.decision is not Decision.COMMIT:
+        return None
+    if o.outcome is not Outcome.RESUMED:
+        return _await_the_outcome(o)
+    return _release_the_source(o) or _forget(o, Reason.RELEASING_SOURCE) or _succeeded(o)
+
+
+def _await_the_outcome(o: Observation) -> Step:
+    agent = o.target_agent
+    if agent is None or agent.reached:
+        message = f"committed; the container goes on on {agent.node.name if agent else 'the target node'}"
+        return Step(Action.WAIT, Reason.COMMITTED, message)
+    if not agent.node.silent(o.now):
+        return unreachable(agent, "the source stays frozen until it says whether the container runs there")
+    return Step(
+        Action.WAIT,
+        Reason.TARGET_LOST_AFTER_COMMIT,
+        f"node {agent.node.name} stopped answering after the commit ({agent.problem}); the source stays frozen, "
+        "because the container may run there; bring the node or its agent back",
+        stalled=True,
+    )
+
+
+def _release_the_source(o: Observation) -> Step | None:
+    agent, pod = o.source_agent, o.source_pod
+    if not _settled(agent, o.source) and agent is not None:
+        if agent.reached:
+            message = f"the agent on {agent.node.name} kills what is frozen there"
+            return Step(Action.SETTLE, Reason.RELEASING_SOURCE, message)
+        hint = "the container runs on the target node; the frozen source pod is deleted when the agent is back"
+        return unreachable(agent, hint, stalled=agent.node.silent(o.now))
+    if pod is None:
+        return None
+    if pod.deleting:
+        return Step(Action.WAIT, Reason.RELEASING_SOURCE, f"waiting for the source pod {pod.name} to be gone")
+    return Step(Action.DELETE_SOURCE, Reason.RELEASING_SOURCE, f"deleting the source pod {pod.name}")
+
+
+def _succeeded(o: Observation) -> Step:
+    target = o.migration.status.target
+    message = f"the container runs on in pod {target.pod_name} on node {target.node_name}"
+    return Step(Action.FINISH, Reason.SUCCEEDED, message)
+
+
+def _settled(agent: AgentView | None, side: SourceReport | TargetReport | None) -> bool:
+    """Return whether nothing of this migration acts on that node any more; a node that is gone runs nothing."""
+    if agent is None or not agent.node.exists:
+        return True
+    return agent.reached and (side is None or side.settled)
+
+
+def unreachable(agent: AgentView | None, hint: str, *, stalled: bool = False) -> Step:
+    """Return the step of waiting for an agent that does not answer."""
+    where, problem = (agent.node.name, agent.problem) if agent else ("an unknown node", "")
+    message = f"the agent on node {where} does not answer ({problem}); {hint}"
+    return Step(Action.WAIT, Reason.AGENT_UNREACHABLE, message, stalled=stalled)
+
+
+def _forget(o: Observation, reason: Reason) -> Step | None:
+    """Images are secrets and journals hold pods: both go now. A dead agent sweeps by itself when it is back."""
+    for agent, side in ((o.source_agent, o.source), (o.target_agent, o.target)):
+        if agent is None or not agent.node.exists:
+            continue
+        if not agent.reached and not agent.node.silent(o.now):
+            return unreachable(agent, "it still has to remove what it kept of the migration")
+        if side is not None and not side.settled:
+            return Step(Action.SETTLE, reason, f"the agent on node {agent.node.name} is about to settle")
+        if side is not None:
+            return Step(Action.FORGET, reason, "the agents remove what they kept of the migration")
+    return None

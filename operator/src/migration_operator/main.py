@@ -1,0 +1,58 @@
+"""The operator's process: `container-migration-operator`.
+
+Environment: AGENT_TOKEN_FILE (the token shown to agents), LOG_LEVEL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from contextlib import suppress
+from pathlib import Path
+
+import kopf
+
+from migration_operator.agents import Agents
+from migration_operator.handlers import Context, registry_for
+from migration_operator.kube import Kube
+
+HEALTH = "http://0.0.0.0:8080/healthz"
+_TOKEN_FILE = "/var/run/secrets/container-migration/token"  # noqa: S105  a path
+
+
+async def run() -> None:
+    """Run until a signal ends it; migrations are left as they are, and the next operator continues them."""
+    kube = await Kube.connect()
+    agents = Agents(Path(os.environ.get("AGENT_TOKEN_FILE", _TOKEN_FILE)))
+    context = Context(kube, agents)
+    labels = asyncio.create_task(context.labels.run(), name="node labels")
+    try:
+        await kopf.operator(
+            registry=registry_for(context),
+            standalone=True,
+            clusterwide=True,
+            liveness_endpoint=HEALTH,
+            identity=socket.gethostname(),  # the pod's name; by itself kopf asks for a user name, and there is none
+        )
+    finally:
+        labels.cancel()
+        with suppress(asyncio.CancelledError):
+            await labels
+        await context.drivers.stop()
+        await agents.close()
+        await kube.close()
+
+
+def main() -> None:
+    """Run the operator."""
+    logging.basicConfig(
+        level=os.environ.get("LOG_LEVEL", "INFO").upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("kopf").setLevel(logging.WARNING)
+    asyncio.run(run())
+
+
+if __name__ == "__main__":
+    main()

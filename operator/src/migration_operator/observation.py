@@ -1,0 +1,161 @@
+"""What a migration may depend on, read afresh for each step. Values only: nothing here does I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from migration_api.conditions import ConditionType
+from migration_api.migration import ContainerMigration, Decision, Outcome
+from migration_api.names import FINALIZER
+from migration_api.node import MigrationNode, NodeFacts
+from migration_api.wire import Failure, MigrationReport, PodFacts, SourceReport, TargetReport
+from migration_operator.pods import Pod
+
+HEARTBEAT_MAX_AGE = timedelta(seconds=90)
+"""An agent reports every 20 s: after four missed reports it is taken for dead."""
+
+
+def agent_trouble(agent: MigrationNode | None, now: datetime) -> str:
+    """Return why a node cannot take part, as its agent reports it or fails to; empty when it can."""
+    if agent is None:
+        return (
+            "it has no MigrationNode: no migration agent has ever reported from it (is the DaemonSet scheduled there?)"
+        )
+    heartbeat = agent.status.heartbeat_time
+    if heartbeat is None or now - heartbeat > HEARTBEAT_MAX_AGE:
+        last = "has never reported" if heartbeat is None else f"reported last at {heartbeat:%H:%M:%S} UTC"
+        return f"its migration agent {last}; look at the agent's pod on that node"
+    ready = next((c for c in agent.status.conditions if c.type == "Ready"), None)
+    if ready is None or ready.status != "True":
+        return f"its migration agent is not ready: {ready.message if ready else 'it has not checked the node yet'}"
+    if not agent.status.endpoint or not agent.status.certificate:
+        return "its migration agent has not published its endpoint and certificate yet"
+    return ""
+
+
+def is_finished(migration: ContainerMigration) -> bool:
+    """Return whether the migration has ended, one way or the other; it never begins again."""
+    return any(c.type == ConditionType.SUCCEEDED and c.status != "Unknown" for c in migration.status.conditions)
+
+
+@dataclass(frozen=True)
+class NodeView:
+    """A node, and its agent's own report about it."""
+
+    name: str
+    exists: bool = False
+    ready: bool = False
+    schedulable: bool = False
+    agent: MigrationNode | None = None
+
+    @property
+    def facts(self) -> NodeFacts | None:
+        return self.agent.status.facts if self.agent else None
+
+    def silent(self, now: datetime) -> bool:
+        """Return whether the node or its agent is taken for dead: waiting for an answer may take for ever."""
+        heartbeat = self.agent.status.heartbeat_time if self.agent else None
+        return not (self.exists and self.ready) or heartbeat is None or now - heartbeat > HEARTBEAT_MAX_AGE
+
+
+@dataclass(frozen=True)
+class AgentView:
+    """One node's agent as it answered just now.
+
+    Attributes:
+        node: the node it runs on.
+        problem: why it could not be reached; empty when it answered.
+        report: what it knows of this migration; None when it answered that it knows nothing.
+    """
+
+    node: NodeView
+    problem: str = ""
+    report: MigrationReport | None = None
+
+    @property
+    def reached(self) -> bool:
+        return not self.problem
+
+
+@dataclass(frozen=True)
+class PreflightFacts:
+    """What the preflight looks at, beyond the migration itself.
+
+    Attributes:
+        pod: the pod that `spec.podName` names.
+        source: the node it runs on.
+        target: the node that `spec.target.nodeName` names.
+        candidates: all other nodes with an agent, when the scheduler is to pick.
+        name_holder: the pod that has the target pod's name already.
+        rivals: unfinished migrations of the same pod, other than this one.
+        pod_facts: what the source's agent says about the pod; None when it knows no such pod or was not reached.
+        agent_problem: why the source's agent was not reached.
+    """
+
+    pod: Pod | None
+    source: NodeView | None = None
+    target: NodeView | None = None
+    candidates: tuple[NodeView, ...] = ()
+    target_name: str = ""
+    name_holder: Pod | None = None
+    rivals: tuple[ContainerMigration, ...] = ()
+    pod_facts: PodFacts | None = None
+    agent_problem: str = ""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """Everything that the next step of a migration may depend on.
+
+    Attributes:
+        now: when it was read, in UTC.
+        migration: the live object; its registers are read by a GET without resourceVersion.
+        preflight: only until the migration has begun, that is until `status.source.podUID` is written.
+        source_pod: the pod with the UID that the migration began with; None when there is none under that name.
+        target_pod: the pod created for this migration; with `status.target.podUID` written only that very pod.
+        target_name_taken: another pod has the target pod's name.
+        source_agent: absent until the migration has begun.
+        target_agent: absent until `status.target.nodeName` is written.
+        refusal: an agent's refusal of the last request, which would be refused again.
+    """
+
+    now: datetime
+    migration: ContainerMigration
+    preflight: PreflightFacts | None = None
+    source_pod: Pod | None = None
+    target_pod: Pod | None = None
+    target_name_taken: bool = False
+    source_agent: AgentView | None = None
+    target_agent: AgentView | None = None
+    refusal: Failure | None = None
+
+    @property
+    def decision(self) -> Decision | None:
+        return self.migration.status.decision
+
+    @property
+    def outcome(self) -> Outcome | None:
+        return self.migration.status.target.outcome
+
+    @property
+    def begun(self) -> bool:
+        """From here on something may have been touched."""
+        return self.migration.status.source.pod_uid is not None
+
+    @property
+    def adopted(self) -> bool:
+        """The object cannot vanish before this operator lets it go."""
+        return FINALIZER in self.migration.metadata.finalizers
+
+    @property
+    def finished(self) -> bool:
+        return is_finished(self.migration)
+
+    @property
+    def source(self) -> SourceReport | None:
+        return self.source_agent.report.source if self.source_agent and self.source_agent.report else None
+
+    @property
+    def target(self) -> TargetReport | None:
+        return self.target_agent.report.target if self.target_agent and self.target_agent.report else None

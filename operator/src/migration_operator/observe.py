@@ -1,0 +1,141 @@
+"""Reads everything that a migration depends on, afresh. What does not answer is a fact, not an exception."""
+
+from __future__ import annotations
+
+import asyncio
+
+from migration_api.base import now
+from migration_api.migration import ContainerMigration, Decision
+from migration_api.node import MigrationNode
+from migration_api.wire import Failure, MigrationRef, PodFacts
+from migration_operator.agents import AgentRefused, Agents, AgentUnreachable
+from migration_operator.kube import Kube
+from migration_operator.observation import (
+    AgentView,
+    NodeView,
+    Observation,
+    PreflightFacts,
+    agent_trouble,
+    is_finished,
+)
+from migration_operator.pods import Json, Pod, mapping, mappings
+from migration_operator.target_pod import name_for
+
+
+async def observe(kube: Kube, agents: Agents, ref: MigrationRef, refusal: Failure | None) -> Observation | None:
+    """Return what there is now; None when there is no such migration any more.
+
+    Raises:
+        KubeError: the API server did not answer; without it nothing can be decided.
+    """
+    migration = await kube.migration(ref.namespace, ref.name)
+    if migration is None or migration.metadata.uid != ref.uid:
+        return None
+    if is_finished(migration):
+        return Observation(now(), migration)
+    if migration.status.source.pod_uid is not None:
+        return await _begun(kube, agents, migration, refusal)
+    if migration.status.decision is Decision.ABORT:
+        return Observation(now(), migration)
+    facts = await _preflight(kube, agents, migration)
+    return Observation(now(), migration, preflight=facts)
+
+
+async def _begun(kube: Kube, agents: Agents, migration: ContainerMigration, refusal: Failure | None) -> Observation:
+    namespace, status = migration.metadata.namespace, migration.status
+    source_pod, target_pod, source_agent, target_agent = await asyncio.gather(
+        kube.pod(namespace, migration.spec.pod_name),
+        kube.pod(namespace, status.target.pod_name or ""),
+        _agent(kube, agents, status.source.node_name, migration.metadata.uid),
+        _agent(kube, agents, status.target.node_name, migration.metadata.uid),
+    )
+    ours = (
+        target_pod is not None
+        and target_pod.migration == migration.metadata.uid
+        and status.target.pod_uid in (None, target_pod.uid)
+    )
+    return Observation(
+        now(),
+        migration,
+        source_pod=source_pod if source_pod and source_pod.uid == status.source.pod_uid else None,
+        target_pod=target_pod if ours else None,
+        target_name_taken=target_pod is not None and not ours,
+        source_agent=source_agent,
+        target_agent=target_agent,
+        refusal=refusal,
+    )
+
+
+async def _agent(kube: Kube, agents: Agents, name: str | None, uid: str) -> AgentView | None:
+    """Return what the agent on that node says about the migration; None as long as the node is not known."""
+    if name is None:
+        return None
+    node = await _node(kube, name)
+    if node.agent is None:
+        return AgentView(node, problem="there is no MigrationNode of that name")
+    try:
+        return AgentView(node, report=await agents.report(node.agent, uid))
+    except (AgentUnreachable, AgentRefused) as problem:
+        return AgentView(node, problem=str(problem))
+
+
+async def _node(kube: Kube, name: str) -> NodeView:
+    raw, agent = await asyncio.gather(kube.node(name), kube.migration_node(name))
+    return node_view(name, raw, agent)
+
+
+def node_view(name: str, raw: Json | None, agent: MigrationNode | None) -> NodeView:
+    """Return the node as the API server's JSON and its agent describe it."""
+    conditions = mappings(mapping((raw or {}).get("status")).get("conditions"))
+    return NodeView(
+        name=name,
+        exists=raw is not None,
+        ready=any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions),
+        schedulable=raw is not None and not mapping(raw.get("spec")).get("unschedulable"),
+        agent=agent,
+    )
+
+
+async def _preflight(kube: Kube, agents: Agents, migration: ContainerMigration) -> PreflightFacts:
+    namespace, spec = migration.metadata.namespace, migration.spec
+    pod = await kube.pod(namespace, spec.pod_name)
+    if pod is None:
+        return PreflightFacts(pod=None)
+    name = name_for(migration, pod.name, pod.migration)
+    holder, all_migrations = await asyncio.gather(kube.pod(namespace, name), kube.migrations(namespace))
+    source = await _node(kube, pod.node_name) if pod.node_name else None
+    pod_facts, agent_problem = await _pod_facts(agents, source, pod)
+    asked = spec.target.node_name
+    return PreflightFacts(
+        pod=pod,
+        source=source,
+        target=await _node(kube, asked) if asked else None,
+        candidates=() if asked else await _candidates(kube),
+        target_name=name,
+        name_holder=holder if holder and holder.migration != migration.metadata.uid else None,
+        rivals=tuple(
+            m
+            for m in all_migrations
+            if m.spec.pod_name == pod.name and m.metadata.uid != migration.metadata.uid and not is_finished(m)
+        ),
+        pod_facts=pod_facts,
+        agent_problem=agent_problem,
+    )
+
+
+async def _pod_facts(agents: Agents, source: NodeView | None, pod: Pod) -> tuple[PodFacts | None, str]:
+    """Return what the source's agent finds, or why it was not asked or did not answer."""
+    if source is None or source.agent is None:
+        return None, "there is no agent to ask"
+    if trouble := agent_trouble(source.agent, now()):
+        return None, trouble
+    try:
+        return await agents.pod(source.agent, pod.uid), ""
+    except (AgentUnreachable, AgentRefused) as problem:
+        return None, str(problem)
+
+
+async def _candidates(kube: Kube) -> tuple[NodeView, ...]:
+    nodes, agents = await asyncio.gather(kube.nodes(), kube.migration_nodes())
+    raw = {str(mapping(node.get("metadata")).get("name")): node for node in nodes}
+    return tuple(node_view(agent.metadata.name, raw.get(agent.metadata.name), agent) for agent in agents)

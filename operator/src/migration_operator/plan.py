@@ -1,0 +1,218 @@
+"""The operator's part of the protocol (docs/protocol.md, section 7), as one pure function: observation -> next step.
+
+Nothing here does I/O or remembers anything: whoever calls `plan` again after a crash gets the next step again. Each
+rule is a sentence of the protocol and can be read alone; their order is the protocol. Two registers decide; the
+operator writes only `Abort` into the first, and no rule below the endings is reached once something is decided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+
+from migration_api.conditions import ConditionType, Reason
+from migration_api.wire import SourceState, TargetState
+from migration_operator import preflight
+from migration_operator.endings import go_back, go_through, unreachable
+from migration_operator.observation import Observation
+from migration_operator.step import Action, Step
+
+GATE_MAX_AGE_SECONDS = 30.0
+"""The kubelet allows a start 2 minutes: what is frozen at a younger gate has 90 s to be restored."""
+
+Rule = Callable[[Observation], Step | None]
+
+
+def finished_stays_finished(o: Observation) -> Step | None:
+    """Whatever happens to pods and nodes later is no business of this migration."""
+    if not o.finished:
+        return None
+    if o.adopted:
+        return Step(Action.LET_GO, Reason.DONE, "the migration has ended")
+    return Step(Action.REST, Reason.DONE, "the migration has ended")
+
+
+def abort_when_asked(o: Observation) -> Step | None:
+    """A deleted object is an order to go back, and so is `spec.cancel`."""
+    if o.migration.metadata.deletion_timestamp is not None:
+        return _abort(Reason.ABORT_REQUESTED, "the ContainerMigration was deleted")
+    if o.migration.spec.cancel:
+        return _abort(Reason.ABORT_REQUESTED, "spec.cancel was set")
+    return None
+
+
+def abort_when_late(o: Observation) -> Step | None:
+    started, seconds = o.migration.status.timings.started_at, o.migration.spec.deadline_seconds
+    if started is None or o.now - started <= timedelta(seconds=seconds):
+        return None
+    trouble = o.target_pod.trouble() if o.target_pod else ""
+    at = next((c.message for c in o.migration.status.conditions if c.type == ConditionType.RECONCILING), "")
+    return _abort(
+        Reason.DEADLINE_EXCEEDED,
+        f"not committed within {seconds} s (spec.deadlineSeconds); it was at: {trouble or at or 'the preflight'}",
+    )
+
+
+def abort_when_the_source_is_lost(o: Observation) -> Step | None:
+    """Unless the target holds everything already: then the container goes on there."""
+    if not o.begun:
+        return None
+    name = o.migration.spec.pod_name
+    if o.source_pod is None:
+        return _abort(Reason.SOURCE_LOST, f"pod {name} disappeared or was replaced before the migration was committed")
+    if o.source_pod.deleting:
+        return _abort(Reason.SOURCE_LOST, f"pod {name} was deleted by somebody before the migration was committed")
+    held = o.target is not None and o.target.state is TargetState.HELD
+    if o.source_pod.ended and not held:
+        return _abort(Reason.SOURCE_LOST, f"pod {name} ended by itself ({o.source_pod.phase}) before the commit")
+    return None
+
+
+def abort_when_an_agent_cannot(o: Observation) -> Step | None:
+    """A side that cannot go on says why; a side that ended before the decision will not take part any more."""
+    if o.refusal:
+        return _abort(o.refusal.reason, o.refusal.message)
+    for side in (o.source, o.target):
+        if side is not None and side.failure is not None:
+            return _abort(side.failure.reason, side.failure.message)
+    if o.source is not None and o.source.settled:
+        lost = o.source.state is SourceState.LOST
+        reason = Reason.SOURCE_LOST if lost else Reason.CHECKPOINT_FAILED
+        return _abort(reason, f"the source's agent reports {o.source.state} before anything was decided")
+    if o.target is not None and o.target.settled:
+        message = f"the target's agent reports {o.target.state} before anything was decided"
+        return _abort(Reason.TARGET_FAILED, message)
+    return None
+
+
+def abort_when_the_target_pod_fails(o: Observation) -> Step | None:
+    """What the kubelet retries (images, volumes) is waited for until the deadline; what has ended is not."""
+    status, pod = o.migration.status, o.target_pod
+    if pod is None:
+        if status.target.pod_uid is not None:
+            message = f"the target pod {status.target.pod_name} was deleted by somebody before the commit"
+            return _abort(Reason.TARGET_FAILED, message)
+        return None
+    if pod.deleting:
+        return _abort(Reason.TARGET_FAILED, f"the target pod {pod.name} is being deleted by somebody")
+    if pod.ended:
+        trouble = pod.trouble() or f"it is {pod.phase}"
+        return _abort(Reason.TARGET_FAILED, f"the target pod {pod.name} cannot start on {pod.node_name}: {trouble}")
+    if o.source_agent and o.target_agent and o.source is None:
+        unlike = preflight.mismatches(o.source_agent.node, o.target_agent.node)
+        if unlike:
+            return _abort(Reason.TARGET_FAILED, "; ".join(unlike))
+    return None
+
+
+def _abort(reason: Reason, message: str) -> Step:
+    return Step(Action.PROPOSE_ABORT, reason, message)
+
+
+def look_before_anything_is_touched(o: Observation) -> Step | None:
+    """Either everything that stands against it is said at once, or what is about to be done is written down."""
+    if o.begun:
+        return None
+    facts = o.preflight
+    if facts is None:
+        return Step(Action.WAIT, Reason.IN_PROGRESS, "looking at the pod and the nodes")
+    found = preflight.problems(o.migration, facts, o.now)
+    if found:
+        return _abort(Reason.PREFLIGHT_FAILED, "; ".join(p.message for p in found))
+    if facts.agent_problem:
+        where = facts.source.name if facts.source else "the source"
+        message = f"the agent on node {where} does not answer ({facts.agent_problem}); nothing was touched yet"
+        return Step(Action.WAIT, Reason.AGENT_UNREACHABLE, message)
+    if not o.adopted:
+        return Step(Action.ADOPT, Reason.IN_PROGRESS, "the pod can be moved")
+    return Step(Action.BEGIN, Reason.IN_PROGRESS, "the pod can be moved; writing down what is moved")
+
+
+def prepare_the_target_first(o: Observation) -> Step | None:
+    """A target that cannot start costs the source nothing."""
+    recorded, pod = o.migration.status.target, o.target_pod
+    if pod is None:
+        if o.target_name_taken:
+            return _abort(Reason.TARGET_FAILED, f"another pod took the name {recorded.pod_name} of the target pod")
+        return Step(Action.CREATE_TARGET, Reason.PREPARING_TARGET, f"creating the target pod {recorded.pod_name}")
+    if recorded.pod_uid is None or (recorded.node_name is None and pod.node_name is not None):
+        return Step(Action.RECORD_TARGET, Reason.PREPARING_TARGET, f"the target pod {pod.name} was created")
+    if recorded.node_name is None:
+        trouble = pod.trouble() or "no news from the scheduler"
+        return _preparing(f"the target pod {pod.name} waits to be scheduled: {trouble}")
+    return None
+
+
+def tell_the_target(o: Observation) -> Step | None:
+    """The ticket must lie there when the interposer asks."""
+    agent = o.target_agent
+    if agent is None:
+        return _preparing("looking for the target node's agent")
+    if not agent.reached:
+        return unreachable(agent, "the migration waits for it until the deadline")
+    if o.target is None:
+        message = f"telling the agent on {agent.node.name} which pod to expect"
+        return Step(Action.PREPARE_TARGET, Reason.PREPARING_TARGET, message)
+    return None
+
+
+def reach_the_gate(o: Observation) -> Step | None:
+    """The freeze starts only at a gate that leaves time enough to restore."""
+    if o.source is not None or o.target is None:
+        return None
+    pod, age = o.migration.status.target.pod_name, o.target.gate_age_seconds
+    if age is None:
+        trouble = o.target_pod.trouble() if o.target_pod else ""
+        return _preparing(f"the target pod {pod} is starting: {trouble or 'image, volumes and network are prepared'}")
+    if age >= GATE_MAX_AGE_SECONDS:
+        return _preparing(f"the start of {pod} leaves too little time by now; waiting for the kubelet's next attempt")
+    return None
+
+
+def _preparing(message: str) -> Step:
+    return Step(Action.WAIT, Reason.PREPARING_TARGET, message)
+
+
+def move(o: Observation) -> Step | None:
+    """From here the agents go on by themselves: the target's agent commits when everything is held."""
+    agent = o.source_agent
+    if agent is None or not agent.reached:
+        return unreachable(agent, "it enforces the freeze budget by itself")
+    if o.source is None:
+        return Step(Action.CHECKPOINT, Reason.CHECKPOINTING, f"telling the agent on {agent.node.name} to checkpoint")
+    return None
+
+
+_RESTORING = {TargetState.RECEIVED, TargetState.RESTORING, TargetState.HELD, TargetState.RESUMING}
+
+
+def wait_for_the_decision(o: Observation) -> Step:
+    if o.target is not None and o.target.state in _RESTORING:
+        return Step(Action.WAIT, Reason.RESTORING, "the target node restores the container and holds it before it runs")
+    if o.source is not None and o.source.state in {SourceState.DUMPED, SourceState.SENT}:
+        return Step(Action.WAIT, Reason.TRANSFERRING, "the checkpoint is on its way to the target node")
+    return Step(Action.WAIT, Reason.CHECKPOINTING, "the source is being frozen and copied")
+
+
+# The order is the protocol: a decision, once made, rules out everything below it.
+RULES: tuple[Rule, ...] = (
+    finished_stays_finished,
+    go_back,
+    go_through,
+    abort_when_asked,
+    abort_when_late,
+    abort_when_the_source_is_lost,
+    abort_when_an_agent_cannot,
+    abort_when_the_target_pod_fails,
+    look_before_anything_is_touched,
+    prepare_the_target_first,
+    tell_the_target,
+    reach_the_gate,
+    move,
+    wait_for_the_decision,
+)
+
+
+def plan(o: Observation) -> Step:
+    """Return the next step. Total: the last rule always answers."""
+    return next(step for rule in RULES if (step := rule(o)) is not None)

@@ -1,0 +1,176 @@
+"""What the operator writes into the status: conditions, phase, message, progress, timings. Pure.
+
+The operator is the only writer of these fields, so they are computed from what is observed, keeping what was true once.
+Registers and identities are none of this module's business.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from migration_api.conditions import Condition, ConditionType, Reason, condition
+from migration_api.migration import Decision, MigrationStatus, Outcome, Progress, Timings
+from migration_api.wire import SourceState
+from migration_operator.endings import cause
+from migration_operator.observation import Observation
+from migration_operator.pods import Json
+from migration_operator.step import STEPS, Action, Step
+
+OWNED = ("observed_generation", "phase", "message", "progress", "timings", "conditions")
+"""The fields of the status that this module writes."""
+
+_MESSAGE_LENGTH = 4096
+_Verdict = tuple[Literal["True", "False", "Unknown"], Reason, str]
+
+
+def report(o: Observation, step: Step) -> MigrationStatus:
+    """Return the status as it should be while `step` is being taken."""
+    old = o.migration.status
+    timings = _timings(o, step)
+    return old.model_copy(
+        update={
+            "observed_generation": o.migration.metadata.generation,
+            "phase": _phase(step),
+            "message": step.message[:_MESSAGE_LENGTH],
+            "progress": _progress(o),
+            "timings": timings,
+            "conditions": _conditions(o, step),
+        }
+    )
+
+
+def patch(old: MigrationStatus, new: MigrationStatus) -> Json:
+    """Return the merge patch of the status from `old` to `new`: only the fields that differ; conditions as a whole."""
+    before, after = old.dump(), new.dump()
+    names = [MigrationStatus.model_fields[name].alias or name for name in OWNED]
+    return {name: after[name] for name in names if name in after and after[name] != before.get(name)}
+
+
+def _phase(step: Step) -> str:
+    if step.stalled:
+        return "Stalled"
+    failed = {Reason.PREFLIGHT_FAILED, Reason.SOURCE_LOST}
+    if step.action is Action.FINISH and step.reason in failed:
+        return "Failed"
+    if step.action is Action.PROPOSE_ABORT:
+        return Reason.ROLLING_BACK.value
+    return step.reason.value
+
+
+def _progress(o: Observation) -> Progress:
+    old = o.migration.status.progress
+    total = o.source.bytes_total if o.source and o.source.bytes_total is not None else old.bytes_total
+    done = max(o.target.bytes_received if o.target else 0, old.bytes_done or 0)
+    return Progress(bytes_total=total, bytes_done=done or None)
+
+
+def _timings(o: Observation, step: Step) -> Timings:
+    """Keep what is known: an agent that was restarted or has forgotten the migration takes nothing back."""
+    old, source, target = o.migration.status.timings, o.source, o.target
+    back = o.decision is Decision.ABORT or o.outcome is Outcome.RETURNED
+    went_on = source.thawed_at if back and source else target.resumed_at if target and not back else None
+    frozen_at = old.frozen_at or (source.frozen_at if source else None)
+    resumed_at = old.resumed_at or went_on
+    return Timings(
+        started_at=old.started_at or o.now,
+        frozen_at=frozen_at,
+        dumped_at=old.dumped_at or (source.dumped_at if source else None),
+        transferred_at=old.transferred_at or (target.received_at if target else None),
+        restored_at=old.restored_at or (target.held_at if target else None),
+        resumed_at=resumed_at,
+        completed_at=old.completed_at or (o.now if step.action is Action.FINISH else None),
+        freeze_seconds=_between(frozen_at, resumed_at),
+    )
+
+
+def _between(frozen_at: datetime | None, resumed_at: datetime | None) -> str | None:
+    """The clocks of two nodes may differ by more than a short freeze: never less than nothing."""
+    if frozen_at is None or resumed_at is None:
+        return None
+    return f"{max(0.0, (resumed_at - frozen_at).total_seconds()):.3f}"
+
+
+def _conditions(o: Observation, step: Step) -> tuple[Condition, ...]:
+    old = o.migration.status.conditions
+    verdicts: dict[ConditionType, _Verdict] = {**_step_verdicts(o, step), **_summary(step)}
+    return tuple(
+        condition(
+            old,
+            type_,
+            status,
+            reason,
+            message[:_MESSAGE_LENGTH],
+            generation=o.migration.metadata.generation,
+            at=o.now,
+        )
+        for type_, (status, reason, message) in verdicts.items()
+    )
+
+
+def _summary(step: Step) -> dict[ConditionType, _Verdict]:
+    """Succeeded for `kubectl wait`; Reconciling and Stalled as kstatus reads them, so that GitOps tools understand."""
+    reason, message = step.reason, step.message
+    if step.action is not Action.FINISH:
+        return {
+            ConditionType.SUCCEEDED: ("Unknown", reason, message),
+            ConditionType.RECONCILING: ("True", reason, message),
+            ConditionType.STALLED: ("True" if step.stalled else "False", reason, message if step.stalled else ""),
+        }
+    succeeded = reason is Reason.SUCCEEDED
+    return {
+        ConditionType.SUCCEEDED: ("True" if succeeded else "False", reason, message),
+        ConditionType.RECONCILING: ("False", reason, "the migration has ended"),
+        ConditionType.STALLED: ("False" if succeeded else "True", reason, "" if succeeded else message),
+    }
+
+
+def _step_verdicts(o: Observation, step: Step) -> dict[ConditionType, _Verdict]:
+    """What was passed stays passed. When it is given up, the first step that was not passed says why."""
+    passed = _passed(o, step)
+    proposing = step.action is Action.PROPOSE_ABORT
+    given_up = proposing or o.decision is Decision.ABORT or o.outcome is Outcome.RETURNED
+    why: tuple[Reason, str] = (step.reason, step.message) if proposing else cause(o)
+    verdicts: dict[ConditionType, _Verdict] = {}
+    first = True
+    for type_ in STEPS:
+        if type_ in passed:
+            verdicts[type_] = ("True", Reason.DONE, "")
+        elif given_up:
+            verdicts[type_] = ("False", *why) if first else ("False", Reason.NOT_REACHED, "the migration was given up")
+            first = False
+        else:
+            verdicts[type_] = ("Unknown", step.reason, step.message) if first else ("Unknown", Reason.PENDING, "")
+            first = False
+    if given_up and o.source is not None and o.source.state is SourceState.LOST:
+        # The agent is about to forget it: it must stand here before.
+        verdicts[ConditionType.SOURCE_RELEASED] = ("False", Reason.SOURCE_LOST, "the source died while it was frozen")
+    return verdicts
+
+
+def _passed(o: Observation, step: Step) -> set[ConditionType]:
+    """Return the steps that are passed; whoever has passed a step has passed all before it."""
+    known = {c.type for c in o.migration.status.conditions if c.status == "True"}
+    last = max((i for i, type_ in enumerate(STEPS) if type_ in known), default=-1)
+    last = max(last, _reached_index(o, step))
+    return set(STEPS[: last + 1])
+
+
+def _reached_index(o: Observation, step: Step) -> int:
+    if step.action is Action.FINISH and step.reason is Reason.SUCCEEDED:
+        return STEPS.index(ConditionType.SOURCE_RELEASED)
+    if o.decision is Decision.COMMIT:
+        return STEPS.index(ConditionType.COMMITTED)
+    target, source = o.target, o.source
+    reached = -1
+    if o.begun:
+        reached = STEPS.index(ConditionType.PREFLIGHT_PASSED)
+    if target and (target.gate_age_seconds is not None or target.received_at is not None):
+        reached = STEPS.index(ConditionType.TARGET_PREPARED)
+    if source and source.dumped_at is not None:
+        reached = STEPS.index(ConditionType.CHECKPOINTED)
+    if target and target.received_at is not None:
+        reached = STEPS.index(ConditionType.TRANSFERRED)
+    if target and target.held_at is not None:
+        reached = STEPS.index(ConditionType.RESTORED)
+    return reached

@@ -1,0 +1,158 @@
+"""The target pod, made from the source pod: the same to its users, on another node, started by the interposer."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+
+from migration_api.migration import ContainerMigration, Target
+from migration_api.names import ANNOTATION_MIGRATION, ANNOTATION_PLACEMENT, LABEL_MIGRATION, RUNTIME_HANDLER
+from migration_operator.pods import Json, Pod, mapping, mappings
+
+_NAME_LENGTH = 63
+"""A pod's name becomes its host name."""
+
+_SUFFIX_LENGTH = 8
+_LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+_INJECTED_TOKEN = re.compile(r"kube-api-access-[a-z0-9]{5}")
+_REPO_DIGEST = re.compile(r"[^@]+@sha256:[0-9a-f]{64}")
+_NODE_NAME_FIELD = "metadata.name"
+
+_SET_BY_OTHERS = ("nodeName", "priority", "preemptionPolicy", "overhead", "ephemeralContainers", "schedulingGates")
+"""Written by scheduler and admission, which refuse or repeat them for a new pod."""
+
+
+def name_for(migration: ContainerMigration, source: str, earlier_migration: str | None) -> str:
+    """Return the target pod's name: as asked, else the source's with a suffix derived from the migration's UID.
+
+    The suffix of an earlier migration is replaced, so that names do not grow. Two operators find the same name.
+    """
+    if migration.spec.target.pod_name:
+        return migration.spec.target.pod_name
+    if earlier_migration:
+        source = source.removesuffix(f"-{_suffix(earlier_migration)}")
+    return f"{source[: _NAME_LENGTH - _SUFFIX_LENGTH - 1].rstrip('-.')}-{_suffix(migration.metadata.uid)}"
+
+
+def _suffix(uid: str) -> str:
+    return hashlib.sha256(uid.encode()).hexdigest()[:_SUFFIX_LENGTH]
+
+
+def target_pod(source: Pod, migration: ContainerMigration, name: str, *, excluded: Iterable[str]) -> Json:
+    """Return the manifest to create.
+
+    Args:
+        source: the running pod.
+        migration: what it is created for.
+        name: the target pod's name.
+        excluded: nodes that it must not be scheduled to: the source's, and those that could not restore it.
+    """
+    spec = copy.deepcopy(source.spec)
+    for field in _SET_BY_OTHERS:
+        spec.pop(field, None)
+    placement = _first_placement(source)
+    _place(spec, placement, migration.spec.target, sorted(set(excluded)))
+    spec["runtimeClassName"] = RUNTIME_HANDLER
+    _drop_injected_token(spec)
+    for container in mappings(spec.get("containers")):
+        _adapt_container(container, source)
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": name,
+            "namespace": source.namespace,
+            "labels": {**mapping(source.metadata.get("labels")), LABEL_MIGRATION: migration.metadata.uid},
+            "annotations": {
+                **{k: v for k, v in mapping(source.metadata.get("annotations")).items() if k != _LAST_APPLIED},
+                ANNOTATION_MIGRATION: migration.metadata.uid,
+                ANNOTATION_PLACEMENT: json.dumps(placement, sort_keys=True, separators=(",", ":")),
+            },
+        },
+        "spec": spec,
+    }
+
+
+def _first_placement(source: Pod) -> Json:
+    """Return where the very first pod of this chain of moves was allowed to run.
+
+    Without it the pin of one move would forbid the next.
+    """
+    kept = mapping(source.metadata.get("annotations")).get(ANNOTATION_PLACEMENT)
+    if source.migration and isinstance(kept, str):
+        try:
+            return mapping(json.loads(kept))
+        except ValueError:
+            pass  # edited by hand: what the pod has now is the best that is known
+    return {key: copy.deepcopy(source.spec[key]) for key in ("affinity", "nodeSelector") if key in source.spec}
+
+
+def _place(spec: Json, placement: Json, target: Target, excluded: list[str]) -> None:
+    """Let the scheduler put the pod on the node asked for, or on any but the excluded ones."""
+    if target.node_name:
+        pins = [{"key": _NODE_NAME_FIELD, "operator": "In", "values": [target.node_name]}]
+    else:
+        pins = [{"key": _NODE_NAME_FIELD, "operator": "NotIn", "values": [node]} for node in excluded]
+    affinity = copy.deepcopy(mapping(placement.get("affinity")))
+    node_affinity = affinity.setdefault("nodeAffinity", {})
+    required = node_affinity.setdefault("requiredDuringSchedulingIgnoredDuringExecution", {})
+    # Terms are alternatives: the pin belongs in each of them.
+    terms = mappings(required.get("nodeSelectorTerms")) or [{}]
+    for term in terms:
+        term["matchFields"] = [*mappings(term.get("matchFields")), *pins]
+    required["nodeSelectorTerms"] = terms
+    spec["affinity"] = affinity
+    selector = {**mapping(placement.get("nodeSelector")), **(target.node_selector or {})}
+    spec.pop("nodeSelector", None)
+    if selector:
+        spec["nodeSelector"] = selector
+
+
+def _drop_injected_token(spec: Json) -> None:
+    """Remove the API server's own token volume: it injects a new one into the new pod."""
+    volumes = mappings(spec.get("volumes"))
+    injected = {v["name"] for v in volumes if "projected" in v and _INJECTED_TOKEN.fullmatch(str(v.get("name", "")))}
+    if not injected:
+        return
+    spec["volumes"] = [v for v in volumes if v.get("name") not in injected]
+    for container in mappings(spec.get("containers")):
+        mounts = mappings(container.get("volumeMounts"))
+        container["volumeMounts"] = [m for m in mounts if m.get("name") not in injected]
+
+
+def _adapt_container(container: Json, source: Pod) -> None:
+    """The start hook has run already; the image is the very one that runs, when a registry can name it."""
+    lifecycle = mapping(container.get("lifecycle"))
+    lifecycle.pop("postStart", None)
+    if not lifecycle:
+        container.pop("lifecycle", None)
+    name = container.get("name")
+    image_ids = [str(s.get("imageID", "")) for s in source.container_statuses if s.get("name") == name]
+    policy = str(container.get("imagePullPolicy", ""))
+    container["image"] = pinned_image(str(container.get("image", "")), image_ids[0] if image_ids else "", policy)
+
+
+def pinned_image(image: str, image_id: str, pull_policy: str) -> str:
+    """Return `image` by digest when the runtime's `imageID` names it in the same repository, else as it is.
+
+    Images that were loaded by hand have a bare digest, or one of another name, that no registry knows.
+    """
+    image_id = image_id.removeprefix("docker-pullable://")
+    if pull_policy == "Never" or not _REPO_DIGEST.fullmatch(image_id):
+        return image
+    repository, _, _ = image_id.partition("@")
+    return image_id if repository == _repository(image) else image
+
+
+def _repository(image: str) -> str:
+    """Return the full name of an image's repository, as the runtime reports it."""
+    name = image.partition("@")[0]
+    head, slash, last = name.rpartition("/")
+    name = f"{head}{slash}{last.partition(':')[0]}"
+    registry, slash, _ = name.partition("/")
+    if not slash:
+        return f"docker.io/library/{name}"
+    return name if "." in registry or ":" in registry or registry == "localhost" else f"docker.io/{name}"
