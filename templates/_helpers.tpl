@@ -32,18 +32,6 @@ image: {{ printf "%s:%s" $image.repository ($image.tag | default .root.Chart.App
 imagePullPolicy: {{ $image.pullPolicy }}
 {{- end }}
 
-{{/* Where a component's pods run: takes the component's values. */}}
-{{- define "container-migration.placement" -}}
-{{- with .nodeSelector }}
-nodeSelector:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with .tolerations }}
-tolerations:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- end }}
-
 {{/*
 Who asks, as variables of an admission policy. `node` is the node of the pod that the token is bound to: the API server
 puts it there, so an agent can speak for no other node. Empty for tokens that are not bound to a scheduled pod.
@@ -53,6 +41,9 @@ puts it there, so an agent can speak for no other node. Empty for tokens that ar
   expression: request.userInfo.username == {{ include "container-migration.operatorUser" . | squote }}
 - name: isAgent
   expression: request.userInfo.username == {{ include "container-migration.agentUser" . | squote }}
+{{ include "container-migration.callerNode" . }}
+{{- end }}
+{{- define "container-migration.callerNode" -}}
 - name: node
   expression: request.userInfo.?extra[?'authentication.kubernetes.io/node-name'][?0].orValue('')
 {{- end }}
