@@ -1,0 +1,91 @@
+"""How far operator and agents reach beyond migrations: no other nodes, no foreign labels. Nothing is changed here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from support.cluster import SYSTEM, Kubectl, Manifest, agents
+from support.writers import Done, Writers, accepted, all_writers, refused
+
+NOT_ITS_NODE = "only by the agent on the node of that name"
+NOT_LABEL = "only labels of a node that begin with"
+NOT_NODE = "nothing but labels of a node"
+
+
+@pytest.fixture(scope="module")
+def writers(kubectl: Kubectl, nodes: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Writers:
+    return all_writers(kubectl, *nodes, tmp_path_factory.mktemp("kubeconfigs"))
+
+
+def test_a_migration_node_is_written_by_its_own_agent_alone(
+    tmp_path: Path, nodes: tuple[str, str], writers: Writers
+) -> None:
+    own, other = nodes
+    status: Manifest = {"status": {"endpoint": "https://192.0.2.1:9443"}}
+    where = ("--subresource=status", "--dry-run=server")
+    accepted(writers.source.patch("migrationnode", own, status, *where))
+    for who in ("target", "unbound", "admin"):
+        refused(writers[who].patch("migrationnode", own, status, *where), NOT_ITS_NODE)
+    refused(writers.operator.patch("migrationnode", own, status, *where), "is forbidden: User")
+    refused(writers.source.patch("migrationnode", other, status, *where), NOT_ITS_NODE)
+    accepted(writers.admin.patch("migrationnode", own, {"metadata": {"labels": {"a": "b"}}}, "--dry-run=server"))
+    stranger = tmp_path / "stranger.yaml"
+    kind = {"apiVersion": "containermigration.io/v1alpha1", "kind": "MigrationNode"}
+    stranger.write_text(yaml.safe_dump(kind | {"metadata": {"name": "no-such-node"}}))
+    for who in ("source", "unbound", "admin"):
+        done = writers[who]("create", "-f", str(stranger), "--dry-run=server")
+        refused(done, NOT_ITS_NODE)
+
+
+def test_an_agent_deletes_only_pods_of_its_own_node(
+    kubectl: Kubectl, namespace: str, nodes: tuple[str, str], writers: Writers
+) -> None:
+    own, other = (agents(kubectl)[node] for node in nodes)
+
+    def delete(who: str, pod: str, where: str) -> Done:
+        return writers[who]("delete", "pod", pod, "-n", where, "--dry-run=server", "--wait=false")
+
+    accepted(delete("source", own, SYSTEM))
+    refused(delete("source", other, SYSTEM), "only pods on its own node")
+    refused(delete("unbound", own, SYSTEM), "only pods on its own node")
+    accepted(delete("operator", other, SYSTEM))
+    accepted(delete("admin", other, SYSTEM))
+
+    nowhere: Manifest = {"nodeSelector": {"no-node": "has-this"}, "containers": [{"name": "main", "image": "none"}]}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pending", "namespace": namespace}, "spec": nowhere}
+    kubectl.apply(pod)
+    refused(delete("source", "pending", namespace), "only pods on its own node")
+
+
+def labelled(key: str, value: str | None) -> Manifest:
+    return {"metadata": {"labels": {key: value}}}
+
+
+NODE_WRITES: list[tuple[Manifest, str | None]] = [
+    (labelled("containermigration.io/target", "false"), None),
+    (labelled("containermigration.io/target", None), None),
+    (labelled("containermigration.io/anything", "x"), None),
+    (labelled("example.org/role", "x"), NOT_LABEL),
+    (labelled("kubernetes.io/hostname", "x"), NOT_LABEL),
+    (labelled("kubernetes.io/hostname", None), NOT_LABEL),
+    ({"metadata": {"annotations": {"containermigration.io/x": "y"}}}, NOT_NODE),
+    ({"metadata": {"finalizers": ["example.org/x"]}}, NOT_NODE),
+    ({"spec": {"unschedulable": True}}, NOT_NODE),
+    ({"spec": {"taints": [{"key": "a", "effect": "NoSchedule"}]}}, NOT_NODE),
+]
+
+
+@pytest.mark.parametrize(("patch", "because"), NODE_WRITES, ids=lambda p: json.dumps(p) if isinstance(p, dict) else "")
+def test_the_operator_changes_only_its_labels_of_a_node(
+    nodes: tuple[str, str], writers: Writers, patch: Manifest, because: str | None
+) -> None:
+    done = writers.operator.patch("node", nodes[0], patch, "--dry-run=server")
+    if because is None:
+        accepted(done)
+    else:
+        refused(done, because)
+    accepted(writers.admin.patch("node", nodes[0], patch, "--dry-run=server"))

@@ -1,0 +1,308 @@
+"""A node agent's world in memory: registers, containers, fences, processes, the clock. Shared by its tests."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from migration_agent.freezer import Freezer
+from migration_agent.journal import Journal
+from migration_agent.paths import Layout
+from migration_agent.ports import ApiUnreachable, PeerState, PeerUnreachable, PodState, Sending
+from migration_agent.processes import Processes
+from migration_agent.runtime.interface import Container, ContainerStatus, Dump, RuntimeFailure
+from migration_agent.seen import Gone, Seen
+from migration_api.migration import Decision, Outcome
+from migration_api.wire import Failure, MigrationRef, SourceRequest, TargetRequest
+
+MIGRATION = "0b0e2b8e-migration"
+SOURCE_POD = "5a5a5a5a-source"
+TARGET_POD = "7e7e7e7e-target"
+REF = MigrationRef(namespace="default", name="move", uid=MIGRATION)
+SECOND = 10**9
+
+
+def source_request(budget: int = 30) -> SourceRequest:
+    return SourceRequest(
+        migration=REF,
+        pod_name="redis",
+        pod_uid=SOURCE_POD,
+        containers=("main",),
+        target_node="node-b",
+        freeze_budget_seconds=budget,
+    )
+
+
+def target_request(budget: int = 30) -> TargetRequest:
+    return TargetRequest(
+        migration=REF,
+        pod_name="redis-moved",
+        pod_uid=TARGET_POD,
+        containers=("main",),
+        source_node="node-a",
+        freeze_budget_seconds=budget,
+    )
+
+
+@dataclass
+class Cluster:
+    """The API server's part: one migration's registers, write-once as the CRD's rules make them, and the pods."""
+
+    migration: Seen | None = field(
+        default_factory=lambda: Seen(
+            source_node="node-a", source_pod_uid=SOURCE_POD, target_node="node-b", target_pod_uid=TARGET_POD
+        )
+    )
+    failure: Failure | None = None
+    outcome_message: str | None = None
+    pod_state: PodState = PodState.LIVE
+    deleted: list[str] = field(default_factory=list[str])
+    writes: list[str] = field(default_factory=list[str])
+
+    @property
+    def decision(self) -> Decision | None:
+        return self.migration.decision if self.migration else None
+
+    @property
+    def outcome(self) -> Outcome | None:
+        return self.migration.outcome if self.migration else None
+
+    def decide(self, decision: Decision) -> None:
+        assert self.migration is not None
+        if self.migration.decision is None:
+            self.migration = replace(self.migration, decision=decision)
+            self.writes.append(decision)
+
+
+@dataclass
+class FakeRegisters:
+    """One agent's way to the cluster; `reachable` can be taken away."""
+
+    cluster: Cluster
+    reachable: bool = True
+    before_propose: Callable[[], None] = lambda: None
+    """Runs when a proposal is on its way: what others do first."""
+    lose_answers: bool = False
+    """The write arrives, its answer does not, and nothing can be read."""
+
+    def _demand(self) -> None:
+        if not self.reachable:
+            raise ApiUnreachable("the API server is away")
+
+    async def read(self, ref: MigrationRef) -> Seen | Gone:
+        self._demand()
+        assert ref == REF
+        return self.cluster.migration or Gone()
+
+    async def propose(self, ref: MigrationRef, decision: Decision, failure: Failure | None = None) -> Seen | Gone:
+        self._demand()
+        self.before_propose()
+        if self.cluster.migration is not None:
+            if self.cluster.migration.decision is None:
+                self.cluster.failure = failure
+            self.cluster.decide(decision)
+        if self.lose_answers:
+            self.reachable = False
+        return await self.read(ref)
+
+    async def write_outcome(self, ref: MigrationRef, outcome: Outcome, message: str | None = None) -> Seen | Gone:
+        self._demand()
+        it = self.cluster.migration
+        if it is not None and it.outcome is None:
+            assert it.decision is Decision.COMMIT, "the CRD allows an outcome only after Commit"
+            self.cluster.migration = replace(it, outcome=outcome)
+            self.cluster.outcome_message = message
+            self.cluster.writes.append(outcome)
+        return await self.read(ref)
+
+    async def pod(self, namespace: str, name: str, uid: str) -> PodState:
+        self._demand()
+        assert (namespace, name, uid) == ("default", "redis-moved", TARGET_POD)
+        return self.cluster.pod_state
+
+    async def delete_pod(self, namespace: str, name: str, uid: str) -> None:
+        self._demand()
+        self.cluster.deleted.append(uid)
+
+
+@dataclass
+class FakeClock:
+    """Stands still until it is moved."""
+
+    now_ns: int = 1000 * SECOND
+    boot: str = "boot-1"
+
+    def boottime_ns(self) -> int:
+        return self.now_ns
+
+    def boot_id(self) -> str:
+        return self.boot
+
+
+@dataclass
+class FakeNode:
+    """The source's containers, fence and packets; writes down what was done in which order."""
+
+    status_: ContainerStatus = ContainerStatus.RUNNING
+    fenced: bool = False
+    dropped: bool = False
+    reset_: bool = False
+    pid: int = 4242
+    start: int = 99
+    log: list[str] = field(default_factory=list[str])
+    watch: Callable[[str], None] = lambda _: None
+    """Called before each act; raises to stand for a crash, or checks an invariant."""
+    dump_error: str | None = None
+    dump_gate: threading.Event | None = None
+    """The dump waits for it."""
+    name: str = "fake"
+
+    def do(self, act: str) -> None:
+        self.watch(act)
+        self.log.append(act)
+
+    def die(self) -> None:
+        self.status_ = ContainerStatus.STOPPED
+
+    def process_start(self, pid: int) -> int | None:
+        alive = pid == self.pid and self.status_ is not ContainerStatus.STOPPED
+        return self.start if alive else None
+
+    def containers(self, pod_uid: str) -> tuple[Container, ...]:
+        if pod_uid != SOURCE_POD or self.status_ is ContainerStatus.STOPPED:
+            return ()
+        return (Container("main", "c0ffee", pod_uid, self.pid, self.start, Path("/bundle"), 1 << 20, "runc"),)
+
+    def network_pid(self, pod_uid: str) -> int | None:
+        return 4000
+
+    def status(self, container: Container) -> ContainerStatus:
+        return self.status_
+
+    def pause(self, container: Container) -> None:
+        if self.status_ is ContainerStatus.STOPPED:
+            raise RuntimeFailure("it has ended")
+        self.do("pause")
+        self.status_ = ContainerStatus.PAUSED
+
+    def resume(self, container: Container) -> None:
+        if self.status_ is ContainerStatus.PAUSED:
+            self.do("resume")
+            self.status_ = ContainerStatus.RUNNING
+
+    def dump(self, dump: Dump, *, file_locks: bool, while_frozen: Callable[[], None] | None = None) -> None:
+        self.do("dump")
+        if self.status_ is not ContainerStatus.PAUSED:
+            raise RuntimeFailure("the container is not paused")
+        if self.dump_gate is not None:
+            assert self.dump_gate.wait(20)
+        if while_frozen is not None:
+            try:
+                while_frozen()
+            except Exception as error:
+                raise RuntimeFailure("the post-dump hook failed") from error
+        if self.dump_error:
+            raise RuntimeFailure(self.dump_error)
+        (dump.directory / "images").mkdir(parents=True)
+        (dump.directory / "images/inventory.img").write_bytes(b"inventory")
+        (dump.directory / "images/pages-1.img").write_bytes(b"p" * 5_000_000)
+        (dump.directory / "images/empty.img").touch()
+        (dump.directory / "rootfs-diff.tar").write_bytes(b"tar")
+        (dump.directory / "work").mkdir()
+        (dump.directory / "work/dump.log").write_text("log")
+
+    def kill_frozen(self, container: Container) -> None:
+        if self.status_ is not ContainerStatus.STOPPED:
+            self.do("kill")
+            assert self.status_ is ContainerStatus.PAUSED, "I1: killed while frozen"
+            self.die()
+
+    def fence_of(self, pod_uid: str) -> FakeFence:
+        assert pod_uid == SOURCE_POD
+        return FakeFence(self)
+
+    def drop_of(self, pid: int) -> FakeDrop:
+        return FakeDrop(self)
+
+    def freezer(self) -> Freezer:
+        return Freezer(
+            SOURCE_POD, self, Processes(self.process_start, exited=lambda _: False), self.fence_of, self.drop_of
+        )
+
+
+@dataclass
+class FakeFence:
+    """Implements `ports.FenceLike`."""
+
+    node: FakeNode
+
+    def raise_(self) -> None:
+        if not self.node.fenced:
+            self.node.do("fence")
+            self.node.fenced = True
+
+    def lift(self) -> None:
+        if self.node.fenced:
+            self.node.do("unfence")
+            self.node.fenced = False
+
+    def is_up(self) -> bool:
+        return self.node.fenced
+
+
+@dataclass
+class FakeDrop:
+    """Implements `ports.PacketDropLike`."""
+
+    node: FakeNode
+
+    def drop(self) -> None:
+        self.node.do("drop")
+        self.node.dropped = True
+
+    def reset(self) -> None:
+        self.node.do("reset")
+        self.node.reset_ = True
+
+    def lift(self) -> None:
+        if self.node.dropped:
+            self.node.do("undrop")
+            self.node.dropped = False
+
+
+@dataclass
+class FakePeers:
+    """The other agent as scripted answers; None means that it does not answer."""
+
+    answer: PeerState | None = PeerState.UNDECIDED
+    is_intact: bool | None = True
+    send_error: Exception | None = None
+    sent: list[str] = field(default_factory=list[str])
+    asked: list[tuple[bool, bool]] = field(default_factory=list[tuple[bool, bool]])
+    """(promise, settled) of each question."""
+
+    def send(self, sending: Sending) -> None:
+        if self.send_error is not None:
+            raise self.send_error
+        sending.progress(5_000_012)
+        self.sent.append(sending.node)
+
+    def settle(self, node: str, migration: str, *, promise: bool, settled: bool = False) -> PeerState:
+        self.asked.append((promise, settled))
+        if self.answer is None:
+            raise PeerUnreachable("the other agent does not answer")
+        return self.answer
+
+    def intact(self, node: str, migration: str) -> bool:
+        if self.is_intact is None:
+            raise PeerUnreachable("the other agent does not answer")
+        return self.is_intact
+
+
+def journal_at(root: Path) -> Journal:
+    """Return a journal with its directories."""
+    layout = Layout(root)
+    layout.prepare()
+    return Journal(layout)

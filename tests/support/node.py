@@ -1,0 +1,141 @@
+"""A whole node agent in the test's process: real journal, gate socket and TLS between agents; containers are fakes."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from support import interposer
+from support.agent import TARGET_POD, Cluster, FakeClock, FakeNode, FakeRegisters
+
+from migration_agent.bridge import PeerBridge
+from migration_agent.certificate import ensure_certificate
+from migration_agent.gate import Gates, GateServer
+from migration_agent.gate_desk import GateDesk
+from migration_agent.host import Host
+from migration_agent.journal import Journal, SourceRecord, TargetRecord
+from migration_agent.migrations import Migrations
+from migration_agent.paths import Layout
+from migration_agent.peer import PeerClient, PeerServer
+from migration_agent.processes import Processes
+from migration_agent.source import SourceSide, SourceTools
+from migration_agent.target import TargetSide, TargetTools
+from migration_agent.ticket import Tickets, TicketState
+from migration_agent.trust import Identity, Peer, Trust
+
+
+async def until(what: str, holds: Callable[[], object], seconds: float = 30) -> None:
+    """Wait until something holds."""
+    try:
+        async with asyncio.timeout(seconds):
+            while not holds():
+                await asyncio.sleep(0.01)
+    except TimeoutError:
+        raise AssertionError(f"not within {seconds} s: {what}") from None
+
+
+@dataclass
+class Network:
+    """The list of agents, as the MigrationNodes hold it."""
+
+    peers: dict[str, Peer] = field(default_factory=dict[str, Peer])
+
+    def fetch(self) -> tuple[Peer, ...]:
+        return tuple(self.peers.values())
+
+
+@dataclass
+class AgentNode:
+    """One node; `start` and `stop` are the lives of its agent."""
+
+    name: str
+    root: Path
+    cluster: Cluster
+    network: Network
+    containers: FakeNode = field(default_factory=FakeNode)
+    clock: FakeClock = field(default_factory=FakeClock)
+    children: list[subprocess.Popen[bytes]] = field(default_factory=list[subprocess.Popen[bytes]])
+
+    def __post_init__(self) -> None:
+        self.layout = Layout(self.root)
+        self.layout.prepare()
+        self.journal, self.tickets = Journal(self.layout), Tickets(self.layout)
+        self.registers = FakeRegisters(self.cluster)
+        self.processes = Processes(Host().process_start)
+
+    def source(self, record: SourceRecord, *, changed: Callable[[], None], restarted: bool) -> SourceSide:
+        freezer = self.containers.freezer()
+        tools = SourceTools(self.journal, self.registers, self.peers, self.clock, freezer, self.name)
+        return SourceSide(record, tools, changed=changed, restarted=restarted)
+
+    def target(self, record: TargetRecord, *, changed: Callable[[], None], restarted: bool) -> TargetSide:
+        tools = TargetTools(
+            self.journal,
+            self.tickets,
+            self.registers,
+            self.peers,
+            self.gates,
+            self.clock,
+            self.processes,
+            self.name,
+        )
+        return TargetSide(record, tools, changed=changed, restarted=restarted)
+
+    async def start(self) -> None:
+        """Begin a life of the agent."""
+        layout = self.layout
+        pem = ensure_certificate(layout.certificate, layout.key, self.name, "127.0.0.1")
+        trust = Trust(Identity(layout.certificate, layout.key), layout.peers, self.network.fetch)
+        self.gates = Gates()
+        self.peers = PeerClient(trust)
+        self.migrations = Migrations(self.journal, self.tickets, self.clock, self)
+        desk = GateDesk(self.tickets, self.migrations.target_of)
+        self.gate_server = GateServer(layout.socket, self.gates, desk, self.processes, _no_dump)
+        self.server = PeerServer(trust, PeerBridge(self.migrations, asyncio.get_running_loop()), "127.0.0.1", 0)
+        self.network.peers[self.name] = Peer(node=self.name, endpoint=f"127.0.0.1:{self.server.port}", certificate=pem)
+        await self.migrations.start()
+        await self.gate_server.start()
+        self.server.start()
+
+    async def stop(self) -> None:
+        """End this life; what is frozen or held stays so."""
+        await asyncio.to_thread(self.server.close)
+        await self.migrations.stop()
+        await self.gate_server.stop()
+
+    async def destroy(self) -> None:
+        """Stop, and end every process that this node's tests have started."""
+        await self.stop()
+        for child in self.children:
+            child.kill()
+            child.wait()
+        ran = self.layout.ticket(TARGET_POD) / "ran"
+        if ran.exists():
+            process = self.processes.ref(int(ran.read_text()))
+            if process is not None:
+                self.processes.kill(process)
+
+    def create(self, behaviour: str = interposer.NORMAL) -> subprocess.Popen[bytes]:
+        """Let an interposer create the target pod's container, as the kubelet does."""
+        ticket = self.layout.ticket(TARGET_POD)
+        argv = [sys.executable, "-I", "-S", interposer.__file__, str(self.layout.socket), str(ticket), TARGET_POD]
+        child = subprocess.Popen([*argv, "main", behaviour])
+        self.children.append(child)
+        return child
+
+    @property
+    def ticket(self) -> TicketState:
+        return self.tickets.state(TARGET_POD)
+
+    @property
+    def ran(self) -> bool:
+        """Whether the restored tree has run."""
+        return (self.layout.ticket(TARGET_POD) / "ran").exists()
+
+
+async def _no_dump(migration: str, container: str) -> bool:
+    return False

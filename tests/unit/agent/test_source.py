@@ -1,0 +1,404 @@
+"""The source side with a fake node: the way forward, every way back, and a restart at every journal state."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+from support.agent import (
+    MIGRATION,
+    SECOND,
+    SOURCE_POD,
+    Cluster,
+    FakeClock,
+    FakeNode,
+    FakePeers,
+    FakeRegisters,
+    journal_at,
+    source_request,
+)
+
+from migration_agent.journal import SourceRecord
+from migration_agent.ports import PeerState, TransferFailed
+from migration_agent.runtime.interface import ContainerStatus
+from migration_agent.source import SourceSide, SourceTools
+from migration_api.conditions import Reason
+from migration_api.migration import Decision, Outcome
+from migration_api.wire import SourceState
+
+PAUSED, RUNNING, STOPPED = ContainerStatus.PAUSED, ContainerStatus.RUNNING, ContainerStatus.STOPPED
+
+
+@dataclass
+class World:
+    """A source node whose agent can be restarted."""
+
+    root: Path
+    cluster: Cluster = field(default_factory=Cluster)
+    clock: FakeClock = field(default_factory=FakeClock)
+    node: FakeNode = field(default_factory=FakeNode)
+    peers: FakePeers = field(default_factory=FakePeers)
+
+    def __post_init__(self) -> None:
+        self.journal = journal_at(self.root)
+        self.registers = FakeRegisters(self.cluster)
+        self.journal.claim(SOURCE_POD, MIGRATION)
+        self.journal.save(SourceRecord(request=source_request(), boot_id=self.clock.boot))
+        self.side = self.agent(restarted=False)
+
+    def agent(self, *, restarted: bool = True) -> SourceSide:
+        """Return the side as a (new) life of the agent makes it from the journal."""
+        record = self.journal.source(MIGRATION)
+        assert record is not None
+        tools = SourceTools(self.journal, self.registers, self.peers, self.clock, self.node.freezer(), "node-a")
+        self.side = SourceSide(record, tools, changed=lambda: None, restarted=restarted)
+        return self.side
+
+    async def rounds_until(self, holds: Callable[[], bool], limit: int = 40) -> None:
+        """Let the side look again and again until something holds."""
+        for _ in range(limit):
+            await self.side.round()
+            copying = self.side._copying
+            if copying is not None and (self.node.dump_gate is None or self.node.dump_gate.is_set()):
+                await asyncio.wait([copying])
+            await asyncio.sleep(0.002)  # the copy's threads need the processor too
+            if holds():
+                return
+        pytest.fail(f"did not come to pass; state {self.side.record.state}, done: {self.node.log}")
+
+    async def reach(self, state: SourceState) -> None:
+        await self.rounds_until(lambda: self.side.record.state is state)
+
+    async def restart(self) -> None:
+        await self.side.stop()
+        self.agent()
+        await self.side.prepare()
+
+    def expire(self) -> None:
+        self.clock.now_ns += 31 * SECOND
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+async def test_forward_in_the_order_that_loses_nothing(world: World) -> None:
+    await world.reach(SourceState.SENT)
+    assert world.node.log == ["fence", "drop", "pause", "dump"]
+    assert world.node.status_ is PAUSED
+    assert world.peers.sent == ["node-b"]
+    report = world.side.report()
+    assert report.fenced and report.frozen and report.alive and not report.settled
+    assert report.bytes_total == 5_000_012 + len("log")
+    assert await world.side.intact()
+
+
+async def test_every_act_is_journalled_before_it_is_done(world: World) -> None:
+    seen: dict[str, SourceState] = {}
+
+    def watch(act: str) -> None:
+        record = world.journal.source(MIGRATION)
+        assert record is not None
+        seen[act] = record.state
+
+    world.node.watch = watch
+    await world.reach(SourceState.SENT)
+    frozen = SourceState.FROZEN
+    assert seen == {"fence": SourceState.FENCED, "drop": frozen, "pause": frozen, "dump": frozen}
+
+
+async def test_i1_commit_keeps_it_frozen_and_resumed_kills_it_frozen(world: World) -> None:
+    await world.reach(SourceState.SENT)
+    world.cluster.decide(Decision.COMMIT)
+    world.expire()
+    for _ in range(5):
+        await world.side.round()
+    assert world.node.status_ is PAUSED
+    await world.registers.write_outcome(world.side.ref, Outcome.RESUMED)
+    await world.reach(SourceState.RELEASED)
+    assert world.node.log[-2:] == ["reset", "kill"]
+    assert world.node.fenced
+    assert world.cluster.deleted == []
+    assert world.side.report().settled
+    assert not world.journal.layout.images(MIGRATION).exists()
+
+
+@pytest.mark.parametrize("outcome", [None, Outcome.RETURNED])
+async def test_i2_abort_or_returned_lets_it_go_on(world: World, outcome: Outcome | None) -> None:
+    await world.reach(SourceState.SENT)
+    world.cluster.decide(Decision.COMMIT if outcome else Decision.ABORT)
+    if outcome:
+        await world.registers.write_outcome(world.side.ref, outcome)
+    await world.reach(SourceState.THAWED)
+    assert world.node.log[-3:] == ["resume", "undrop", "unfence"]
+    assert world.node.status_ is RUNNING
+    assert world.journal.holder(SOURCE_POD) is None
+    assert not await world.side.intact()
+
+
+async def test_i5_the_budget_ends_the_freeze(world: World) -> None:
+    await world.reach(SourceState.SENT)
+    world.expire()
+    await world.reach(SourceState.THAWED)
+    assert world.cluster.decision is Decision.ABORT
+    assert world.cluster.failure is not None
+    assert world.cluster.failure.reason is Reason.FREEZE_BUDGET_EXCEEDED
+    assert world.node.status_ is RUNNING
+
+
+async def test_i5_the_budget_also_ends_a_dump_that_hangs(world: World) -> None:
+    world.node.dump_gate = threading.Event()
+    await world.rounds_until(lambda: "dump" in world.node.log, 1000)
+    world.expire()
+    stuck = asyncio.create_task(world.reach(SourceState.THAWED))
+    while world.cluster.decision is None:
+        await asyncio.sleep(0.005)
+    assert world.node.status_ is PAUSED  # the thaw waits for the dump's end
+    world.node.dump_gate.set()
+    await stuck
+    assert world.node.log[-3:] == ["resume", "undrop", "unfence"]
+
+
+async def test_i1_the_loser_of_the_race_obeys(world: World) -> None:
+    await world.reach(SourceState.SENT)
+    world.expire()
+    world.registers.before_propose = lambda: world.cluster.decide(Decision.COMMIT)
+    for _ in range(5):
+        await world.side.round()
+    assert world.cluster.decision is Decision.COMMIT
+    assert world.node.status_ is PAUSED
+    assert world.side.record.state is SourceState.SENT
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"given_up": True},
+        {"source_pod_uid": "another"},
+        {"source_node": "node-c"},
+        {"target_node": "node-c"},
+        {"decision": Decision.ABORT},
+        {"decision": Decision.COMMIT},
+    ],
+)
+async def test_i8_nothing_is_touched_when_the_object_does_not_ask_for_it(
+    world: World, change: dict[str, object]
+) -> None:
+    assert world.cluster.migration is not None
+    world.cluster.migration = replace(world.cluster.migration, **change)  # type: ignore[arg-type]
+    for _ in range(3):
+        await world.side.round()
+    assert world.node.log == []
+    if change.get("decision") is not Decision.COMMIT:
+        assert world.side.record.state is SourceState.THAWED
+        assert world.journal.holder(SOURCE_POD) is None
+
+
+async def test_nothing_is_touched_while_the_api_is_away(world: World) -> None:
+    world.registers.reachable = False
+    for _ in range(3):
+        await world.side.round()
+    assert world.node.log == []
+    world.registers.reachable = True
+    await world.reach(SourceState.SENT)
+
+
+async def test_a_failed_dump_aborts_with_its_reason_and_goes_on(world: World) -> None:
+    world.node.dump_error = "Error (criu/files-reg.c:1031): Can't dump ghost file"
+    await world.reach(SourceState.THAWED)
+    assert world.cluster.failure is not None
+    assert world.cluster.failure.reason is Reason.CHECKPOINT_FAILED
+    assert "ghost file" in world.cluster.failure.message
+    assert world.node.status_ is RUNNING
+
+
+async def test_a_failed_transfer_aborts_unless_the_target_has_committed(world: World) -> None:
+    world.peers.send_error = TransferFailed("the last answer was lost")
+    world.registers.before_propose = lambda: world.cluster.decide(Decision.COMMIT)
+    await world.reach(SourceState.DUMPED)
+    for _ in range(4):
+        await world.side.round()
+    assert world.node.status_ is PAUSED
+    await world.registers.write_outcome(world.side.ref, Outcome.RESUMED)
+    await world.reach(SourceState.RELEASED)
+
+
+async def test_a_source_that_dies_undecided_is_unfenced_after_abort(world: World) -> None:
+    world.node.watch = lambda act: world.node.die() if act == "dump" else None
+    await world.reach(SourceState.LOST)
+    assert world.cluster.decision is Decision.ABORT
+    assert not world.node.fenced and not world.node.dropped
+    assert "resume" not in world.node.log
+
+
+async def test_a_source_that_dies_after_all_was_sent_leaves_the_target_its_chance(world: World) -> None:
+    await world.reach(SourceState.SENT)
+    world.node.die()
+    for _ in range(4):
+        await world.side.round()
+    assert world.cluster.decision is None
+    assert world.node.fenced
+    assert not await world.side.intact()
+    world.expire()
+    await world.reach(SourceState.LOST)
+    assert world.side.record.failure is not None
+    assert world.side.record.failure.reason is Reason.SOURCE_LOST
+    assert not world.node.fenced
+
+
+async def test_i1_a_container_that_was_set_running_is_paused_again_and_its_copy_is_not_used(world: World) -> None:
+    await world.reach(SourceState.SENT)
+    world.node.status_ = RUNNING
+    await world.side.round()
+    assert world.node.status_ is PAUSED
+    await world.reach(SourceState.THAWED)
+    assert world.cluster.decision is Decision.ABORT
+
+
+async def test_api_away_after_the_budget_thaws_only_by_promise_and_pays_the_abort_later(world: World) -> None:
+    await world.reach(SourceState.SENT)
+    world.registers.reachable = False
+    await world.side.round()
+    assert world.peers.asked == []
+    world.expire()
+    for answer in (None, PeerState.UNDECIDED, PeerState.RESUMED):
+        world.peers.answer = answer
+        for _ in range(3):
+            try:
+                await world.side.round()
+            except Exception as error:  # noqa: BLE001  # the loop logs it and goes on
+                assert "does not answer" in str(error)
+        assert world.node.status_ is PAUSED
+    world.peers.answer = PeerState.DESTROYED
+    await world.reach(SourceState.THAWED)
+    assert not world.side.report().settled
+    await world.restart()
+    world.registers.reachable = True
+    await world.rounds_until(lambda: world.side.record.settled)
+    assert world.cluster.decision is Decision.ABORT
+    assert world.node.log.count("pause") == 1
+
+
+async def test_object_gone_and_target_resumed_kills_deletes_the_pod_and_forgets(world: World) -> None:
+    await world.reach(SourceState.SENT)
+    world.cluster.migration = None
+    world.peers.answer = PeerState.RESUMED
+    await world.rounds_until(lambda: world.side.forgotten)
+    assert world.node.status_ is STOPPED
+    assert world.cluster.deleted == [SOURCE_POD]
+    assert world.peers.asked == [(True, False), (False, True)]
+
+
+async def test_the_word_resumed_is_asked_for_once_even_over_a_crash(world: World) -> None:
+    await world.reach(SourceState.SENT)
+    world.cluster.migration = None
+    world.peers.answer = PeerState.RESUMED
+
+    def crash(act: str) -> None:
+        raise KeyError(act)
+
+    world.node.watch = crash
+    for _ in range(3):
+        try:
+            await world.side.round()
+        except KeyError:
+            break
+    await world.restart()
+    world.node.watch = lambda _: None
+    world.peers.answer = PeerState.DESTROYED  # a target that has forgotten must not be believed any more
+    await world.reach(SourceState.RELEASED)
+    assert world.node.status_ is STOPPED
+
+
+async def test_object_gone_and_target_destroyed_thaws_and_owes_nothing(world: World) -> None:
+    await world.reach(SourceState.SENT)
+    world.cluster.migration = None
+    world.peers.answer = PeerState.DESTROYED
+    await world.rounds_until(lambda: world.side.forgotten)
+    assert world.node.status_ is RUNNING
+
+
+CRASHES = ["fence", "drop", "pause", "dump", "sent"]
+
+
+@pytest.mark.parametrize("reboot", [False, True])
+@pytest.mark.parametrize("verdict", ["undecided", "abort", "commit", "resumed", "returned", "away", "gone"])
+@pytest.mark.parametrize("point", CRASHES)
+async def test_i4_restart_at_every_journal_state(world: World, point: str, verdict: str, *, reboot: bool) -> None:  # noqa: C901
+    """The agent dies before the named act; whatever the registers say then, the rules hold and it ends."""
+
+    def crash(act: str) -> None:
+        if act == point:
+            world.node.watch = lambda _: None
+            raise KeyError(act)
+
+    world.node.watch = crash
+    try:
+        for _ in range(3):
+            await world.side.round()
+            if world.side._copying:
+                world.side.record = await _crashed(world)
+    finally:
+        world.node.watch = lambda _: None
+    if point != "sent":  # the crash left the journal as it was at that moment
+        assert world.side.record.state in {SourceState.FENCED, SourceState.FROZEN}
+    if verdict in {"commit", "resumed", "returned"}:
+        world.cluster.decide(Decision.COMMIT)
+    if verdict in {"resumed", "returned"}:
+        await world.registers.write_outcome(world.side.ref, Outcome[verdict.upper()])
+    if verdict == "abort":
+        world.cluster.decide(Decision.ABORT)
+    if verdict == "gone":
+        world.cluster.migration = None
+    world.registers.reachable = verdict != "away"
+    world.peers.answer = PeerState.UNDECIDED
+    if reboot:
+        world.clock.boot, world.clock.now_ns = "boot-2", SECOND
+        world.node.die()
+        world.node.dropped = False
+    await world.restart()
+    assert world.node.fenced  # I3: before anything else
+    before = world.node.status_
+    for _ in range(6):
+        await world.side.round()
+    after, state = world.node.status_, world.side.record.state
+    sent = point == "sent"
+    if verdict in {"away", "gone", "commit"} or (verdict == "undecided" and sent):
+        assert after is before
+        assert world.node.fenced
+        assert not world.side.record.ended
+    elif verdict == "resumed":
+        assert after is STOPPED and world.node.fenced and state is SourceState.RELEASED
+    elif reboot:
+        assert state is SourceState.LOST and not world.node.fenced
+    else:
+        assert after is RUNNING and state is SourceState.THAWED and not world.node.fenced and not world.node.dropped
+    if verdict == "undecided" and not sent:
+        assert world.cluster.decision is Decision.ABORT
+        assert world.cluster.failure is not None
+        assert world.cluster.failure.reason is (Reason.SOURCE_LOST if reboot else Reason.AGENT_RESTARTED)
+
+
+async def _crashed(world: World) -> SourceRecord:
+    """Let the copy run into its crash, and take the journal as the crash left it: without what was saved after it."""
+    assert world.side._copying is not None
+    journal, kept = world.journal, world.journal.source(MIGRATION)
+    original = type(journal).save
+    saved: list[SourceRecord] = []
+
+    def save(record: SourceRecord) -> None:
+        if record.failure is None:
+            original(journal, record)
+            saved.append(record)
+
+    object.__setattr__(journal, "save", save)
+    await asyncio.wait([world.side._copying])
+    object.__delattr__(journal, "save")
+    record = saved[-1] if saved else kept
+    assert record is not None
+    return record

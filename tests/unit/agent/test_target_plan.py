@@ -1,0 +1,152 @@
+"""The target's decisions over every combination of what can be known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+
+from migration_agent.ports import PodState
+from migration_agent.seen import Verdict
+from migration_agent.target_plan import TargetObservation, TargetStep, next_target_step
+from migration_agent.ticket import TicketState
+from migration_api.wire import TargetState
+
+BOOLEANS = (False, True)
+STATES = (TargetState.PREPARED, TargetState.RESUMING, TargetState.DESTROYED)
+DESTROYING = {TargetStep.DESTROY, TargetStep.RETURN_IF_INTACT, TargetStep.RETURN_ANYWAY}
+
+
+def unsettled() -> Iterator[TargetObservation]:
+    """Yield all observations of a migration that has not ended."""
+    for state, verdict, ticket, pod in product(STATES, Verdict, TicketState, PodState):
+        for flags in product(BOOLEANS, repeat=11):
+            ours, received, gate, restoring, held, sent, clear, dead, promise, waited, failed = flags
+            if (gate and restoring) or (sent and not held) or (dead and held):
+                continue  # these exclude each other by what they mean
+            yield TargetObservation(
+                state,
+                verdict,
+                ticket,
+                ours=ours,
+                received=received,
+                gate=gate,
+                restoring=restoring,
+                held=held,
+                resume_sent=sent,
+                clear=clear,
+                dead=dead,
+                pod=pod,
+                promise_asked=promise,
+                waited=waited,
+                failed=failed,
+            )
+
+
+def test_invariants_of_every_step() -> None:  # noqa: C901, PLR0912  # one pass over half a million observations
+    for it in unsettled():
+        step = next_target_step(it)
+        if step is TargetStep.RESUME:  # I1
+            assert it.verdict is Verdict.COMMIT, it
+            assert it.ticket is TicketState.PENDING, it
+            assert it.held, it
+            assert it.ours, it
+        elif step is TargetStep.COMMIT:  # I1, I2, I6
+            assert it.verdict is Verdict.UNDECIDED, it
+            assert it.ticket is TicketState.PENDING, it
+            assert it.held and it.ours and it.received and not it.failed and not it.promise_asked, it
+        elif step is TargetStep.RESTORE:  # I1: one tree; I6: only what was verified
+            assert it.ticket is TicketState.PENDING, it
+            assert it.received and it.clear and it.gate, it
+            assert it.verdict in {Verdict.UNDECIDED, Verdict.UNREACHABLE, Verdict.COMMIT}, it
+        elif step is TargetStep.WRITE_RESUMED:  # I1: only the hook's rename makes Resumed
+            assert it.ticket is TicketState.RESUMING, it
+            assert it.verdict is Verdict.COMMIT, it
+        elif step is TargetStep.WRITE_RETURNED:  # I1: never while anything could still run
+            assert it.ticket is TicketState.DESTROYED, it
+            assert it.dead, it
+            assert it.state is TargetState.DESTROYED, it
+        elif step is TargetStep.PROMISE:  # I1
+            assert it.ticket is TicketState.DESTROYED, it
+            assert it.dead, it
+        elif step is TargetStep.END_RESUMED:
+            assert it.ticket is TicketState.RESUMING, it
+        elif step in DESTROYING:
+            assert it.ticket in {TicketState.PENDING, TicketState.NONE}, it
+        elif step is TargetStep.MAKE_TICKET:
+            assert it.ticket is TicketState.NONE, it
+            assert it.verdict not in {Verdict.ABORT, Verdict.RETURNED, Verdict.GONE, Verdict.RESUMED}, it
+
+
+def test_i2_after_commit_the_ticket_is_destroyed_only_with_the_sources_answer() -> None:
+    for it in unsettled():
+        if it.verdict is Verdict.COMMIT and it.ticket is TicketState.PENDING:
+            assert next_target_step(it) is not TargetStep.DESTROY, it
+
+
+def test_i1_resuming_on_disk_always_becomes_resumed() -> None:
+    allowed = {TargetStep.WRITE_RESUMED, TargetStep.END_RESUMED, TargetStep.WAIT}
+    for it in unsettled():
+        if it.ticket is TicketState.RESUMING:
+            assert next_target_step(it) in allowed, it
+
+
+def test_i4_every_end_is_reached_from_a_destroyed_ticket() -> None:
+    def it(verdict: Verdict, *, dead: bool, state: TargetState) -> TargetStep:
+        return next_target_step(TargetObservation(state, verdict, TicketState.DESTROYED, dead=dead))
+
+    for verdict in Verdict:
+        assert it(verdict, dead=False, state=TargetState.PREPARED) is TargetStep.CLEAR
+        assert it(verdict, dead=True, state=TargetState.PREPARED) is TargetStep.PROMISE
+    destroyed = TargetState.DESTROYED
+    assert it(Verdict.COMMIT, dead=True, state=destroyed) is TargetStep.WRITE_RETURNED
+    assert it(Verdict.RETURNED, dead=True, state=destroyed) is TargetStep.END_RETURNED
+    assert it(Verdict.ABORT, dead=True, state=destroyed) is TargetStep.END_DESTROYED
+    assert it(Verdict.GONE, dead=True, state=destroyed) is TargetStep.END_DESTROYED
+    assert it(Verdict.UNDECIDED, dead=True, state=destroyed) is TargetStep.WAIT
+
+
+def test_a_commit_that_was_on_its_way_after_the_promise_becomes_returned() -> None:
+    late = TargetObservation(TargetState.DESTROYED, Verdict.COMMIT, TicketState.DESTROYED, promise_asked=True)
+    assert next_target_step(late) is TargetStep.WRITE_RETURNED
+
+
+def test_the_promise_is_given_only_before_the_commit_or_when_it_cannot_go_on() -> None:
+    pending = TicketState.PENDING
+    asked = TargetObservation(TargetState.PREPARED, Verdict.UNREACHABLE, pending, promise_asked=True, held=True)
+    assert next_target_step(asked) is TargetStep.DESTROY
+    committed = TargetObservation(
+        TargetState.PREPARED, Verdict.COMMIT, pending, promise_asked=True, received=True, held=True
+    )
+    assert next_target_step(committed) is TargetStep.RESUME
+
+
+def test_a_failed_restore_is_not_tried_again_before_the_commit_and_is_after_it() -> None:
+    pending = TicketState.PENDING
+    before = TargetObservation(TargetState.PREPARED, Verdict.UNDECIDED, pending, received=True, gate=True, failed=True)
+    assert next_target_step(before) is TargetStep.REFUSE
+    after = TargetObservation(TargetState.PREPARED, Verdict.COMMIT, pending, received=True, gate=True, failed=True)
+    assert next_target_step(after) is TargetStep.RESTORE
+
+
+def test_a_lost_pod_or_image_returns_after_the_commit() -> None:
+    def step(*, received: bool = True, pod: PodState = PodState.LIVE, waited: bool = False) -> TargetStep:
+        it = TargetObservation(
+            TargetState.PREPARED, Verdict.COMMIT, TicketState.PENDING, received=received, pod=pod, waited=waited
+        )
+        return next_target_step(it)
+
+    assert step() is TargetStep.WAIT
+    assert step(waited=True) is TargetStep.RETURN_IF_INTACT
+    assert step(pod=PodState.GONE) is TargetStep.RETURN_ANYWAY
+    assert step(received=False) is TargetStep.RETURN_ANYWAY
+
+
+def test_the_word_resumed_is_kept_until_the_source_has_heard_it() -> None:
+    def step(verdict: Verdict, state: TargetState, *, acknowledged: bool) -> TargetStep:
+        it = TargetObservation(state, verdict, TicketState.RESUMING, settled=True, acknowledged=acknowledged)
+        return next_target_step(it)
+
+    assert step(Verdict.GONE, TargetState.RESUMED, acknowledged=False) is TargetStep.WAIT
+    assert step(Verdict.GONE, TargetState.RESUMED, acknowledged=True) is TargetStep.FORGET
+    assert step(Verdict.RESUMED, TargetState.RESUMED, acknowledged=True) is TargetStep.WAIT
+    assert step(Verdict.GONE, TargetState.DESTROYED, acknowledged=False) is TargetStep.FORGET

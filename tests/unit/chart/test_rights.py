@@ -1,0 +1,141 @@
+"""Who may do what: RBAC as exact tables, and the admission policies' frame.
+
+Whether the expressions decide rightly is tested on an API server: test_registers.py and test_reach.py in tests/e2e.
+"""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from migration_api import names
+from support.chart import Manifest, Render, of_kind
+
+OPERATOR_RIGHTS = {
+    "containermigration.io/containermigrations": "get list patch watch",
+    "containermigration.io/containermigrations/status": "get patch",
+    "containermigration.io/migrationnodes": "get list watch",
+    "/events": "create",
+    "/nodes": "get list patch watch",
+    "/pods": "create delete get list watch",
+}
+AGENT_RIGHTS = {
+    "authentication.k8s.io/tokenreviews": "create",
+    "containermigration.io/containermigrations": "get",
+    "containermigration.io/containermigrations/status": "get patch",
+    "containermigration.io/migrationnodes": "create get list",
+    "containermigration.io/migrationnodes/status": "get patch update",
+    "/pods": "delete get",
+}
+POLICIES = {
+    "container-migration-registers": {"UPDATE containermigrations", "UPDATE containermigrations/status"},
+    "container-migration-status": {"UPDATE containermigrations", "UPDATE containermigrations/status"},
+    "container-migration-migrationnodes": {
+        f"{operation} {resource}"
+        for operation in ("CREATE", "UPDATE")
+        for resource in ("migrationnodes", "migrationnodes/status")
+    },
+    "container-migration-pods": {"DELETE pods"},
+    "container-migration-nodes": {"UPDATE nodes"},
+}
+"""What each policy looks at."""
+
+
+@pytest.fixture(params=sorted(POLICIES))
+def policy(request: pytest.FixtureRequest, manifests: list[Manifest]) -> Manifest:
+    return of_kind(manifests, "ValidatingAdmissionPolicy")[request.param]
+
+
+def expressions(policy: Manifest) -> list[str]:
+    spec = policy["spec"]
+    parts = [*spec.get("matchConditions", []), *spec.get("variables", []), *spec["validations"]]
+    return [part["expression"] for part in parts]
+
+
+@pytest.mark.parametrize(("component", "rights"), [("operator", OPERATOR_RIGHTS), ("agent", AGENT_RIGHTS)])
+def test_rights(manifests: list[Manifest], component: str, rights: dict[str, str]) -> None:
+    role = of_kind(manifests, "ClusterRole")[f"container-migration-{component}"]
+    granted: dict[str, str] = {}
+    for rule in role["rules"]:
+        assert set(rule) == {"apiGroups", "resources", "verbs"}
+        for resource in (f"{group}/{name}" for group in rule["apiGroups"] for name in rule["resources"]):
+            assert resource not in granted, "one rule per resource"
+            granted[resource] = " ".join(sorted(rule["verbs"]))
+    assert granted == rights
+
+
+def test_each_role_goes_to_its_own_account_and_there_are_no_others(render: Render) -> None:
+    manifests = render(namespace="elsewhere")
+    bindings = of_kind(manifests, "ClusterRoleBinding")
+    parts = {"container-migration-operator", "container-migration-agent"}
+    assert set(bindings) == set(of_kind(manifests, "ClusterRole")) == set(of_kind(manifests, "ServiceAccount")) == parts
+    for name, binding in bindings.items():
+        assert binding["roleRef"] == {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name}
+        assert binding["subjects"] == [{"kind": "ServiceAccount", "name": name, "namespace": "elsewhere"}]
+    assert not {"Role", "RoleBinding"} & {m["kind"] for m in manifests}
+
+
+def test_each_policy_is_bound_everywhere_and_denies(manifests: list[Manifest]) -> None:
+    bindings = of_kind(manifests, "ValidatingAdmissionPolicyBinding")
+    assert set(bindings) == set(of_kind(manifests, "ValidatingAdmissionPolicy")) == set(POLICIES)
+    for name, binding in bindings.items():
+        assert binding["spec"] == {"policyName": name, "validationActions": ["Deny"]}
+
+
+def test_a_policy_looks_at_all_that_it_should(policy: Manifest) -> None:
+    seen = {
+        f"{operation} {resource}"
+        for rule in policy["spec"]["matchConstraints"]["resourceRules"]
+        for operation in rule["operations"]
+        for resource in rule["resources"]
+    }
+    assert seen == POLICIES[policy["metadata"]["name"]]
+
+
+def test_a_policy_fails_closed_and_explains_itself(policy: Manifest) -> None:
+    assert policy["spec"]["failurePolicy"] == "Fail"
+    for validation in policy["spec"]["validations"]:
+        assert validation["reason"] == "Forbidden"
+        assert len(validation["message"]) > 20
+
+
+def test_policies_are_type_checked(policy: Manifest) -> None:
+    """The API server checks expressions against the schema only where versions and resources have no wildcard."""
+    for rule in policy["spec"]["matchConstraints"]["resourceRules"]:
+        assert "*" not in "".join([*rule["apiGroups"], *rule["apiVersions"], *rule["resources"]])
+
+
+def test_registers_and_status_hold_for_every_writer(manifests: list[Manifest]) -> None:
+    policies = of_kind(manifests, "ValidatingAdmissionPolicy")
+    for name in ("container-migration-registers", "container-migration-status", "container-migration-migrationnodes"):
+        assert "matchConditions" not in policies[name]["spec"]
+
+
+def test_policies_know_the_accounts_of_the_release_namespace(render: Render) -> None:
+    policies = of_kind(render(namespace="elsewhere"), "ValidatingAdmissionPolicy")
+    accounts = {
+        name: set(re.findall(r"system:serviceaccount:[\w:-]+", " ".join(expressions(policy))))
+        for name, policy in policies.items()
+    }
+    operator = "system:serviceaccount:elsewhere:container-migration-operator"
+    agent = "system:serviceaccount:elsewhere:container-migration-agent"
+    assert accounts == {
+        "container-migration-registers": {operator, agent},
+        "container-migration-status": {operator, agent},
+        "container-migration-migrationnodes": {operator, agent},
+        "container-migration-pods": {agent},
+        "container-migration-nodes": {operator},
+    }
+
+
+def test_agents_speak_for_the_node_in_their_token(manifests: list[Manifest]) -> None:
+    policies = of_kind(manifests, "ValidatingAdmissionPolicy")
+    by_node = {name for name, policy in policies.items() if names.NODE_NAME_CLAIM in " ".join(expressions(policy))}
+    assert by_node == set(POLICIES) - {"container-migration-nodes"}
+
+
+def test_an_absent_subresource_is_no_error(policy: Manifest) -> None:
+    """`request.subResource` is absent on the main resource, which the type check does not know."""
+    for expression in expressions(policy):
+        assert not re.search(r"(?<!has\()request\.subResource", expression)

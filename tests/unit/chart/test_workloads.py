@@ -1,0 +1,122 @@
+"""Operator and agents as pods: what they may do on a node, and what both sides of the contract must agree on."""
+
+from __future__ import annotations
+
+from migration_api import names
+from support.chart import Manifest, Render, container, of_kind, pod_spec
+
+
+def environment(part: Manifest) -> dict[str, str]:
+    return {e["name"]: e.get("value") or e["valueFrom"]["fieldRef"]["fieldPath"] for e in part["env"]}
+
+
+def test_the_operator_is_confined(manifests: list[Manifest]) -> None:
+    spec = pod_spec(manifests, "operator")
+    assert spec["securityContext"] == {
+        "runAsNonRoot": True,
+        "runAsUser": 65532,
+        "runAsGroup": 65532,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    assert container(manifests, "operator")["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert not {"hostPID", "hostNetwork", "hostIPC"} & set(spec)
+    assert all("hostPath" not in volume for volume in spec["volumes"])
+
+
+def test_the_agent_is_privileged_and_no_more_than_that(manifests: list[Manifest]) -> None:
+    spec = pod_spec(manifests, "agent")
+    assert spec["hostPID"] is True
+    assert not {"hostNetwork", "hostIPC", "securityContext"} & set(spec)
+    assert container(manifests, "agent")["securityContext"] == {
+        "privileged": True,
+        "runAsUser": 0,
+        "readOnlyRootFilesystem": True,
+    }
+
+
+def test_host_paths_are_the_same_inside(manifests: list[Manifest]) -> None:
+    on_host = {v["name"]: v["hostPath"] for v in pod_spec(manifests, "agent")["volumes"]}
+    mounts = {m["name"]: m for m in container(manifests, "agent")["volumeMounts"]}
+    assert {v["path"]: v["type"] for v in on_host.values()} == {
+        names.INSTALL_DIR: "DirectoryOrCreate",
+        names.STATE_DIR: "DirectoryOrCreate",
+        names.RUN_DIR: "DirectoryOrCreate",
+        "/var/lib/kubelet": "Directory",
+        "/run/containerd": "Directory",
+    }
+    for name, volume in on_host.items():
+        assert mounts[name]["mountPath"] == volume["path"]
+        assert mounts[name]["mountPropagation"] == "HostToContainer"
+
+
+def test_there_is_one_operator_at_a_time(manifests: list[Manifest]) -> None:
+    spec = of_kind(manifests, "Deployment")["container-migration-operator"]["spec"]
+    assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
+
+
+def test_agents_are_replaced_one_by_one_and_evicted_last(manifests: list[Manifest]) -> None:
+    spec = of_kind(manifests, "DaemonSet")["container-migration-agent"]["spec"]
+    assert spec["updateStrategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}}
+    pod = pod_spec(manifests, "agent")
+    assert (pod["priorityClassName"], pod["terminationGracePeriodSeconds"]) == ("system-node-critical", 30)
+
+
+def test_everything_has_a_memory_limit(manifests: list[Manifest]) -> None:
+    for component in ("operator", "agent"):
+        resources = container(manifests, component)["resources"]
+        assert "memory" in resources["limits"]
+        assert {"cpu", "memory"} <= set(resources["requests"])
+
+
+def test_the_environment_that_the_parts_read(render: Render) -> None:
+    manifests = render("logLevel=debug", namespace="elsewhere")
+    assert environment(container(manifests, "operator")) == {
+        "NAMESPACE": "metadata.namespace",
+        "AGENT_TOKEN_FILE": "/var/run/secrets/container-migration/token",
+        "LOG_LEVEL": "debug",
+    }
+    assert environment(container(manifests, "agent")) == {
+        "NODE_NAME": "spec.nodeName",
+        "POD_IP": "status.podIP",
+        "NAMESPACE": "metadata.namespace",
+        "OPERATOR_ACCOUNT": "system:serviceaccount:elsewhere:container-migration-operator",
+        "LOG_LEVEL": "debug",
+    }
+    for component in ("operator", "agent"):
+        assert pod_spec(manifests, component)["serviceAccountName"] == f"container-migration-{component}"
+
+
+def test_the_operators_token_is_for_agents_only(manifests: list[Manifest]) -> None:
+    [volume] = pod_spec(manifests, "operator")["volumes"]
+    token = {"audience": names.AGENT_AUDIENCE, "expirationSeconds": 3600, "path": "token"}
+    assert volume["projected"]["sources"] == [{"serviceAccountToken": token}]
+    [mount] = container(manifests, "operator")["volumeMounts"]
+    file = environment(container(manifests, "operator"))["AGENT_TOKEN_FILE"]
+    assert f"{mount['mountPath']}/token" == file
+
+
+def test_probes_ask_what_the_parts_answer(manifests: list[Manifest]) -> None:
+    operator, agent = container(manifests, "operator"), container(manifests, "agent")
+    assert {p["name"]: p["containerPort"] for p in operator["ports"]} == {"health": 8080}
+    assert operator["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "health"}
+    assert {p["name"]: p["containerPort"] for p in agent["ports"]} == {"api": 9443, "peer": 9444}
+    for probe in (agent["livenessProbe"], agent["readinessProbe"]):
+        assert probe["httpGet"] == {"path": "/healthz", "port": "api", "scheme": "HTTPS"}
+
+
+def test_selectors_match_their_pods_and_have_no_version(manifests: list[Manifest]) -> None:
+    for workload in (m for m in manifests if "template" in m.get("spec", {})):
+        selector = workload["spec"]["selector"]["matchLabels"]
+        assert selector.items() <= workload["spec"]["template"]["metadata"]["labels"].items()
+        assert set(selector) == {f"app.kubernetes.io/{key}" for key in ("name", "instance", "component")}
+
+
+def test_the_runtime_class_leads_to_able_nodes_and_stays(manifests: list[Manifest]) -> None:
+    runtime_class = of_kind(manifests, "RuntimeClass")[names.RUNTIME_HANDLER]
+    assert runtime_class["handler"] == names.RUNTIME_HANDLER
+    assert runtime_class["scheduling"] == {"nodeSelector": {names.LABEL_TARGET_NODE: "true"}}
+    assert runtime_class["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
