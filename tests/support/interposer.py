@@ -42,6 +42,15 @@ def deadline() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME) + 110 * 10**9
 
 
+def renamed(ticket: Path) -> bool:
+    """Rename the ticket; the agent may have destroyed it."""
+    try:
+        (ticket / "pending").rename(ticket / "resuming")
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def hook(path: str, ticket: Path, who: dict[str, str], interposer: int, behaviour: str) -> int:
     """Hold a tree; return the exit code."""
     tree = subprocess.Popen(["sleep", "1000"], start_new_session=True)
@@ -50,11 +59,8 @@ def hook(path: str, ticket: Path, who: dict[str, str], interposer: int, behaviou
     line.say(role="hook", action="post-restore", initPID=tree.pid, pid=os.getpid(), **who)
     ready, _, _ = select.select([line.connection, watched], [], [])
     answer = line.hear() if watched not in ready else None
-    try:
-        if answer is None or answer["action"] != "resume" or behaviour == DIES_BEFORE_RENAME:
-            raise FileNotFoundError
-        (ticket / "pending").rename(ticket / "resuming")
-    except FileNotFoundError:
+    resume = answer is not None and answer["action"] == "resume" and behaviour != DIES_BEFORE_RENAME
+    if not resume or not renamed(ticket):
         tree.kill()
         tree.wait()
         return 1

@@ -9,9 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from support import interposer
-from support.agent import TARGET_POD, Cluster, FakeClock, FakeNode, FakeRegisters
-
 from migration_agent.bridge import PeerBridge
 from migration_agent.certificate import ensure_certificate
 from migration_agent.gate import Gates, GateServer
@@ -26,13 +23,15 @@ from migration_agent.source import SourceSide, SourceTools
 from migration_agent.target import TargetSide, TargetTools
 from migration_agent.ticket import Tickets, TicketState
 from migration_agent.trust import Identity, Peer, Trust
+from support import interposer
+from support.agent import TARGET_POD, Cluster, FakeClock, FakeNode, FakeRegisters
 
 
 async def until(what: str, holds: Callable[[], object], seconds: float = 30) -> None:
     """Wait until something holds."""
     try:
         async with asyncio.timeout(seconds):
-            while not holds():
+            while not holds():  # noqa: ASYNC110  # what is waited for is another's state
                 await asyncio.sleep(0.01)
     except TimeoutError:
         raise AssertionError(f"not within {seconds} s: {what}") from None
