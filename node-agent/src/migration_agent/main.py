@@ -9,6 +9,7 @@ import signal
 import ssl
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from migration_agent import host as host_module
@@ -41,6 +42,8 @@ from migration_api.node import NodeFacts
 log = logging.getLogger(__name__)
 
 _FETCH_SECONDS = 15.0
+_THREADS = 64
+"""Dumps and transfers each hold a thread for long; a dump waits for its hook, which needs another one."""
 
 
 class HostClock:
@@ -105,6 +108,7 @@ class NodeSides:
 async def serve(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT."""
     loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="blocking"))
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
@@ -155,7 +159,7 @@ async def serve(settings: Settings) -> None:
     await api_server.start(settings.address, settings.api_port, context)
     background = (
         asyncio.create_task(Publisher(settings, api, renewed, look).run(), name="publisher"),
-        asyncio.create_task(_housekeeping(migrations, settings.housekeeping_seconds), name="housekeeping"),
+        asyncio.create_task(_housekeeping(migrations, trust, settings.housekeeping_seconds), name="housekeeping"),
     )
     log.info("node %s: the agent serves at %s", settings.node, settings.endpoint(settings.api_port))
     await stopped.wait()
@@ -180,13 +184,15 @@ def _install(host: Host) -> tuple[str, ...]:
     return ()
 
 
-async def _housekeeping(migrations: Migrations, seconds: float) -> None:
+async def _housekeeping(migrations: Migrations, trust: Trust, seconds: float) -> None:
+    """Sweep, and keep the list of agents fresh, so that no frozen container waits for it."""
     while True:
-        await asyncio.sleep(seconds)
         try:
+            await asyncio.to_thread(trust.refresh)
             await migrations.housekeeping()
         except Exception:
             log.exception("housekeeping failed; it is tried again")
+        await asyncio.sleep(seconds)
 
 
 def main() -> None:

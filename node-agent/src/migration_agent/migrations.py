@@ -275,7 +275,7 @@ class Migrations:
             raise Conflict(str(error)) from error
 
     async def _settle_unknown(self, uid: str) -> PeerState:
-        """Answer for a migration without a journal: a ticket's name on disk still counts; else a tombstone comes first."""
+        """Answer for a migration without a journal: its ticket on disk still counts; else a tombstone comes first."""
         for pod_uid in await asyncio.to_thread(self._tickets.of_migration, uid):
             ticket = Ticket(migration=uid, containers=())
             state = await asyncio.to_thread(self._tickets.destroy, pod_uid, ticket)

@@ -1,4 +1,4 @@
-"""Where everything lies on a node (docs/protocol.md, section 2), and the check of every name before it becomes a path."""
+"""Where everything lies on a node (docs/protocol.md, section 2); names are checked before they become paths."""
 
 from __future__ import annotations
 

@@ -6,7 +6,8 @@ import logging
 import socket
 import ssl
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ _HANDSHAKE_SECONDS = 5.0
 _DATA_SECONDS = 30.0
 _SETTLE_SECONDS = 15.0
 _CONNECTIONS_MAX = 32
-_ATTEMPTS = 3
+_PAUSES_SECONDS = (0.3, 1.0)
 
 
 class Refused(Exception):
@@ -197,30 +198,36 @@ class PeerClient:
             return answer.intact
 
     @contextmanager
-    def _asked(self, node: str, question: Question, timeout: float):  # noqa: ANN202  # the decorator's type is clearer
+    def _asked(
+        self, node: str, question: Question, timeout: float
+    ) -> Generator[tuple[ssl.SSLSocket, Answer], None, None]:
         """Connect, ask, and yield connection and first answer.
 
-        A peer that does not know our certificate yet reads the list when we first come: so it is tried again.
+        It is tried again with a fresh list of agents: the peer may have moved, or may not have known us yet.
         """
-        for attempt in range(_ATTEMPTS):
+        for pause in (*_PAUSES_SECONDS, None):
             try:
-                connection = self._connect(node)
-                try:
-                    connection.settimeout(timeout)
-                    write_frame(connection, question)
-                    answer = read_frame(connection, Answer)
-                except BaseException:
-                    connection.close()
-                    raise
+                connection, answer = self._ask(node, question, timeout)
                 break
             except (OSError, FrameError, Untrusted) as error:
-                if attempt == _ATTEMPTS - 1 or isinstance(error, TimeoutError):
+                if pause is None or isinstance(error, TimeoutError):
                     raise PeerUnreachable(f"the agent of node {node} cannot be asked: {error}") from error
-                threading.Event().wait(0.2 + attempt)
+                time.sleep(pause)
+                self._trust.refresh()
         else:
-            raise AssertionError
+            raise AssertionError("the last pause is None")
         with connection:
             yield connection, answer
+
+    def _ask(self, node: str, question: Question, timeout: float) -> tuple[ssl.SSLSocket, Answer]:
+        connection = self._connect(node)
+        try:
+            connection.settimeout(timeout)
+            write_frame(connection, question)
+            return connection, read_frame(connection, Answer)
+        except BaseException:
+            connection.close()
+            raise
 
     def _connect(self, node: str) -> ssl.SSLSocket:
         peer = self._trust.peer(node)

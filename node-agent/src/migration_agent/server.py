@@ -120,9 +120,9 @@ class ApiServer:
 
     async def start(self, host: str, port: int, context: ssl.SSLContext) -> None:
         """Listen."""
-        self._runner = web.AppRunner(self.application(), access_log=None)
+        self._runner = web.AppRunner(self.application(), access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()
-        await web.TCPSite(self._runner, host, port, ssl_context=context, shutdown_timeout=1).start()
+        await web.TCPSite(self._runner, host, port, ssl_context=context).start()
 
     async def stop(self) -> None:
         if self._runner is not None:

@@ -62,7 +62,7 @@ class SourceSide(Side):
         self._alive = True
         self._fast_rounds = 0
         self._copy = SourceCopy(self)
-        self._copying: asyncio.Task[None] | None = None
+        self.copying: asyncio.Task[None] | None = None
         self._bytes_reported = 0
 
     @property
@@ -115,7 +115,7 @@ class SourceSide(Side):
             wanted=self.wanted(self._seen) if self._seen else True,
             alive=self._alive,
             running=running,
-            working=self._copying is not None and not self._copying.done(),
+            working=self.copying is not None and not self.copying.done(),
             interrupted=self._interrupted,
             expired=self._budget_left() <= 0,
             failed=self.record.failure is not None,
@@ -201,7 +201,7 @@ class SourceSide(Side):
             await acts[step](it)
 
     async def _begin_copy(self, _: SourceObservation) -> None:
-        self._copying = asyncio.create_task(self._run_copy(), name=f"copy-{self.ref.uid}")
+        self.copying = asyncio.create_task(self._run_copy(), name=f"copy-{self.ref.uid}")
 
     async def _run_copy(self) -> None:
         try:
@@ -223,8 +223,8 @@ class SourceSide(Side):
     async def _stop_copy(self) -> None:
         """Give the copy up and wait until no thread of it works any more."""
         self._copy.give_up()
-        if self._copying is not None:
-            await asyncio.wait([self._copying])
+        if self.copying is not None:
+            await asyncio.wait([self.copying])
 
     async def _abort(self, it: SourceObservation) -> None:
         failure = self.record.failure or self._failure(abort_reason(it) or Reason.ABORT_REQUESTED)

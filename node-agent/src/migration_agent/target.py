@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from migration_agent.gate import CREATE_NS, Gate, GateEvent, Gates, Hook
+from migration_agent.gate import GateEvent, Gates, Hook
 from migration_agent.intake import Intake
 from migration_agent.journal import Journal, TargetRecord
 from migration_agent.peer import Admission, Refused
@@ -17,6 +17,7 @@ from migration_agent.processes import Processes, ProcessRef
 from migration_agent.seen import Gone, Seen, Verdict
 from migration_agent.side import Side
 from migration_agent.target_plan import TargetObservation, TargetStep, next_target_step
+from migration_agent.target_report import target_report
 from migration_agent.ticket import Ticket, Tickets, TicketState
 from migration_agent.transport.manifest import EntryDigest, verify
 from migration_api.base import now
@@ -28,7 +29,8 @@ log = logging.getLogger(__name__)
 
 _PENDING_SECONDS = 1.0
 _ENDED_SECONDS = 30.0
-_KILL_AFTER_ROUNDS = 5
+_KILL_AFTER_SECONDS = 5.0
+_SETTLE_EVERY_SECONDS = 0.2
 _MESSAGE = 30_000
 
 
@@ -69,7 +71,7 @@ class TargetSide(Side):
         self._promise_asked = False
         self._progress_ns: int | None = None
         """When something was held last, or Commit was first known."""
-        self._clear_rounds = 0
+        self._clearing_since: float | None = None
         self._saving = asyncio.Lock()
 
     @property
@@ -166,6 +168,8 @@ class TargetSide(Side):
             if self.rounds and (self.word() is not PeerState.UNDECIDED or not promise):
                 break
             await self.looked(left)
+            if self.word() is PeerState.UNDECIDED:
+                await asyncio.sleep(min(left, _SETTLE_EVERY_SECONDS))
         return self.word()
 
     async def arrived(self) -> None:
@@ -219,22 +223,10 @@ class TargetSide(Side):
 
     def report(self) -> TargetReport:
         """Return the target side as it is now."""
-        record = self.record
         gate = self.tools.gates.gate(self._pod_uid, self._container)
-        age = None
-        if gate is not None and not gate.restoring:
-            began = gate.hello.deadline_boottime_ns - CREATE_NS
-            age = max(0.0, (self.tools.clock.boottime_ns() - began) / 1e9)
-        return TargetReport(
-            state=self._state(gate),
-            settled=record.settled,
-            gate_age_seconds=age,
-            bytes_received=self.intake.bytes_received or sum(entry.size for entry in record.entries or ()),
-            received_at=record.received_at,
-            held_at=record.held_at,
-            resumed_at=record.resumed_at,
-            failure=record.failure,
-        )
+        held = self.tools.gates.hook(self._pod_uid, self._container) is not None
+        now_ns = self.tools.clock.boottime_ns()
+        return target_report(self.record, self.intake, gate, self._ticket_state, held=held, now_ns=now_ns)
 
     async def save(self, **changes: Any) -> None:
         """Journal changes; they are on disk, and only then known here, when this returns."""
@@ -243,19 +235,6 @@ class TargetSide(Side):
             await asyncio.to_thread(self.tools.journal.save, record)
             self.record = record
         self._changed()
-
-    def _state(self, gate: Gate | None) -> TargetState:
-        """Return the word for the report: the journal's, or what the live facts add to it."""
-        facts = (
-            (self.record.state is not TargetState.PREPARED, self.record.state),
-            (self._ticket_state is TicketState.RESUMING, TargetState.RESUMING),
-            (self.tools.gates.hook(self._pod_uid, self._container) is not None, TargetState.HELD),
-            (gate is not None and gate.restoring, TargetState.RESTORING),
-            (self.record.entries is not None, TargetState.RECEIVED),
-            (self.intake.receiving, TargetState.RECEIVING),
-            (gate is not None, TargetState.AT_GATE),
-        )
-        return next((state for holds, state in facts if holds), TargetState.PREPARED)
 
     def _ours(self, it: Seen | None) -> bool:
         request = self.record.request
@@ -375,7 +354,7 @@ class TargetSide(Side):
         return self.record.last_error or "The target pod is gone, or the node was rebooted."
 
     async def _clear(self) -> None:
-        """Kill what is held, refuse who waits; who does not die by itself is killed after some rounds."""
+        """Kill what is held, refuse who waits; who does not die by itself is killed."""
         self.intake.closed = True
         hook = self.tools.gates.hook(self._pod_uid, self._container)
         if hook is not None:
@@ -383,8 +362,9 @@ class TargetSide(Side):
         gate = self.tools.gates.gate(self._pod_uid, self._container)
         if gate is not None and not gate.restoring:
             await gate.refuse(f"migration {self.ref.uid} was given up; this pod will not start")
-        self._clear_rounds += 1
-        if self._clear_rounds > _KILL_AFTER_ROUNDS:
+        moment = asyncio.get_running_loop().time()
+        self._clearing_since = self._clearing_since or moment
+        if moment - self._clearing_since > _KILL_AFTER_SECONDS:
             for process in reversed(self.record.processes):  # the tree first
                 self.tools.processes.kill(process)
 

@@ -19,7 +19,7 @@ from migration_api.node import MigrationNode
 
 log = logging.getLogger(__name__)
 
-_REFRESH_SECONDS = 1.0
+_REFRESH_SECONDS = 0.25
 _PEERS_BYTES = 64 * 1024 * 1024
 
 
@@ -63,24 +63,40 @@ class Trust:
     A new TLS context is made for each connection, so that a change of the set or of the own certificate counts at once.
     """
 
-    def __init__(self, identity: Identity, kept: Path, fetch: Callable[[], tuple[Peer, ...]]) -> None:
-        """Begin with what was kept; `fetch` asks the API server, blocks, and raises when it does not answer."""
+    def __init__(
+        self,
+        identity: Identity,
+        kept: Path,
+        fetch: Callable[[], tuple[Peer, ...]],
+        *,
+        refresh_seconds: float = _REFRESH_SECONDS,
+    ) -> None:
+        """Begin with what was kept.
+
+        Args:
+            identity: what we show.
+            kept: where the last list is kept.
+            fetch: asks the API server; blocks, and raises when it does not answer.
+            refresh_seconds: how long a list is new enough, however often it is asked for.
+        """
         self._identity = identity
         self._kept = kept
         self._fetch = fetch
         self._lock = threading.Lock()
+        self._refresh_seconds = refresh_seconds
         self._refreshed = float("-inf")
         self._peers = _load(kept)
 
     def peer(self, node: str) -> Peer | None:
-        """Return the agent of a node, from the newest list that can be had."""
-        self.refresh()
+        """Return the agent of a node; the API server is asked only when it is not known."""
+        if node not in self._peers:
+            self.refresh()
         return self._peers.get(node)
 
     def refresh(self) -> None:
-        """Ask the API server again, at most once a second; keep what is known when it does not answer."""
+        """Ask the API server again, but not in rapid succession; keep what is known when it does not answer."""
         with self._lock:
-            if time.monotonic() - self._refreshed < _REFRESH_SECONDS:
+            if time.monotonic() - self._refreshed < self._refresh_seconds:
                 return
             self._refreshed = time.monotonic()
             try:

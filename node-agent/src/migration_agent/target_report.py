@@ -1,0 +1,38 @@
+"""The target side as the operator sees it: the journal's state, or what the live facts add to it."""
+
+from __future__ import annotations
+
+from migration_agent.gate import CREATE_NS, Gate
+from migration_agent.intake import Intake
+from migration_agent.journal import TargetRecord
+from migration_agent.ticket import TicketState
+from migration_api.wire import TargetReport, TargetState
+
+
+def target_report(
+    record: TargetRecord, intake: Intake, gate: Gate | None, ticket: TicketState, *, held: bool, now_ns: int
+) -> TargetReport:
+    """Return the report; `now_ns` is CLOCK_BOOTTIME."""
+    age = None
+    if gate is not None and not gate.restoring:
+        began = gate.hello.deadline_boottime_ns - CREATE_NS
+        age = max(0.0, (now_ns - began) / 1e9)
+    facts = (
+        (record.state is not TargetState.PREPARED, record.state),
+        (ticket is TicketState.RESUMING, TargetState.RESUMING),
+        (held, TargetState.HELD),
+        (gate is not None and gate.restoring, TargetState.RESTORING),
+        (record.entries is not None, TargetState.RECEIVED),
+        (intake.receiving, TargetState.RECEIVING),
+        (gate is not None, TargetState.AT_GATE),
+    )
+    return TargetReport(
+        state=next((state for holds, state in facts if holds), TargetState.PREPARED),
+        settled=record.settled,
+        gate_age_seconds=age,
+        bytes_received=intake.bytes_received or sum(entry.size for entry in record.entries or ()),
+        received_at=record.received_at,
+        held_at=record.held_at,
+        resumed_at=record.resumed_at,
+        failure=record.failure,
+    )
