@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import subprocess
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from support import interposer
-from support.agent import MIGRATION, SECOND, SOURCE_POD, Cluster, source_request, target_request
-from support.node import AgentNode, Network, until
 
 from migration_agent.ports import PodState
 from migration_agent.runtime.interface import ContainerStatus
@@ -18,6 +16,9 @@ from migration_agent.ticket import TicketState
 from migration_api.conditions import Reason
 from migration_api.migration import Decision, Outcome
 from migration_api.wire import SourceReport, SourceState, TargetReport, TargetState
+from support import interposer
+from support.agent import MIGRATION, SECOND, SOURCE_POD, Cluster, source_request, target_request
+from support.node import AgentNode, Network, until
 
 PAUSED, RUNNING, STOPPED = ContainerStatus.PAUSED, ContainerStatus.RUNNING, ContainerStatus.STOPPED
 
@@ -62,6 +63,16 @@ class Pair:
 async def exit_code(child: subprocess.Popen[bytes]) -> int:
     """Wait for an interposer's end without holding up the agents in this process."""
     return await asyncio.to_thread(child.wait, 20)
+
+
+async def forgotten(pair: Pair) -> None:
+    """Wait until both agents have forgotten the migration of their own accord."""
+    async with asyncio.timeout(30):
+        for node in (pair.a, pair.b):
+            while node.journal.migrations():
+                with suppress(KeyError):
+                    await node.migrations.settle(MIGRATION)
+                await node.migrations.housekeeping()
 
 
 @pytest.fixture
@@ -221,17 +232,7 @@ async def test_the_object_vanishes_before_the_decision(pair: Pair) -> None:
     await until("the source goes on", lambda: pair.source.settled)
     assert pair.a.containers.status_ is RUNNING
     await until("the target forgets", lambda: pair.target.settled)
-    await until("both want to be forgotten", lambda: _forgettable(pair))
-    await pair.a.migrations.housekeeping()
-    await pair.b.migrations.housekeeping()
-    assert pair.a.journal.migrations() == pair.b.journal.migrations() == ()
-
-
-def _forgettable(pair: Pair) -> bool:
-    sides = [side for node in (pair.a, pair.b) for side in node.migrations._entries[MIGRATION].sides]
-    for side in sides:
-        side.poke()
-    return all(side.forgotten for side in sides)
+    await forgotten(pair)
 
 
 async def test_the_object_vanishes_after_the_container_runs(pair: Pair) -> None:
@@ -249,7 +250,7 @@ async def test_the_object_vanishes_after_the_container_runs(pair: Pair) -> None:
     assert pair.a.containers.status_ is STOPPED
     assert pair.cluster.deleted == [SOURCE_POD]
     assert pair.b.ran
-    await until("both want to be forgotten", lambda: _forgettable(pair))
+    await forgotten(pair)
 
 
 async def test_an_unknown_migration_is_buried_before_it_is_promised(pair: Pair) -> None:

@@ -1,6 +1,6 @@
 """A node agent's world in memory: registers, containers, fences, processes, the clock. Shared by its tests."""
 
-# ruff: noqa: ARG002  # fakes have the signatures of what they stand for
+# fakes have the signatures of what they stand for
 
 from __future__ import annotations
 

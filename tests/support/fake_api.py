@@ -11,7 +11,7 @@ import json
 import re
 import threading
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -70,7 +70,8 @@ def merged(old: Any, patch: Any) -> Any:
 
 def at(thing: Any, *path: str) -> Any:
     for key in path:
-        thing = (thing or {}).get(key)
+        fields: Json = thing or {}
+        thing = fields.get(key)
     return thing
 
 
@@ -91,7 +92,7 @@ class FakeApi:
     # --- from a test's thread
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[FakeApi]:
+    async def running(self) -> AsyncGenerator[FakeApi]:
         self._thread.start()
         runner = await self.call(self._start())
         try:
@@ -218,9 +219,7 @@ class FakeApi:
         try:
             if (discovered := _discovery(request.path)) is not None:
                 return web.json_response(discovered)
-            match = _PATH.fullmatch(request.path)
-            if match is None:
-                raise Refusal(404, f"there is nothing at {request.path}")
+            match = _match(request.path)
             if request.method == "GET" and not match["name"]:
                 return await self._list(request, match["plural"], match["namespace"])
             return web.json_response(await self._single(request, match))
@@ -255,6 +254,13 @@ class FakeApi:
                 await response.write(json.dumps(await watcher[1].get()).encode() + b"\n")
         finally:
             self._watchers.remove(watcher)
+
+
+def _match(path: str) -> re.Match[str]:
+    match = _PATH.fullmatch(path)
+    if match is None:
+        raise Refusal(404, f"there is nothing at {path}")
+    return match
 
 
 def _discovery(path: str) -> Json | None:

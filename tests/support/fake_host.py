@@ -28,9 +28,9 @@ class FakeHost(Host):
         self,
         argv: Sequence[str],
         *,
-        timeout: float,  # noqa: ARG002  # as Host has it
+        timeout: float,  # as Host has it
         env: Mapping[str, str] | None = None,
-        input: str | None = None,  # noqa: A002, ARG002  # as Host has it
+        input: str | None = None,  # noqa: A002  # as Host has it
     ) -> Completed:
         call = Call(tuple(argv), env or {})
         self.calls.append(call)

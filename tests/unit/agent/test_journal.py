@@ -8,13 +8,13 @@ import stat
 from pathlib import Path
 
 import pytest
-from support.agent import MIGRATION, SOURCE_POD, TARGET_POD, source_request, target_request
 
 from migration_agent.journal import Journal, JournalDamaged, SourceRecord, TargetRecord
 from migration_agent.paths import Layout, UnsafeName
 from migration_agent.runtime.interface import Container
 from migration_agent.ticket import Ticket, TicketConflict, Tickets, TicketState
 from migration_api.wire import SourceState
+from support.agent import MIGRATION, SOURCE_POD, TARGET_POD, source_request, target_request
 
 TICKET = Ticket(migration=MIGRATION, containers=("main",))
 
@@ -27,12 +27,12 @@ def layout(tmp_path: Path) -> Layout:
 
 
 def crash_at(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Let the named function of `os` (or rename) fail as if the agent died there."""
+    """Let a function of `os`, or a path's `replace`, fail as if the agent died there."""
 
     def die(*_: object, **__: object) -> None:
         raise KeyboardInterrupt(name)
 
-    monkeypatch.setattr(os, name, die)
+    monkeypatch.setattr(Path if name == "replace" else os, name, die)
 
 
 def test_records_survive_and_are_private(layout: Layout) -> None:
@@ -55,12 +55,10 @@ def test_a_crash_while_saving_leaves_the_old_record(
     journal = Journal(layout)
     old = TargetRecord(request=target_request(), boot_id="old")
     journal.save(old)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        if point == "replace":
-            patch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        else:
-            crash_at(patch, point)
-        journal.save(old.model_copy(update={"boot_id": "new"}))
+    with monkeypatch.context() as patch:
+        crash_at(patch, point)
+        with pytest.raises(KeyboardInterrupt):
+            journal.save(old.model_copy(update={"boot_id": "new"}))
     assert journal.target(MIGRATION) == old
 
 
@@ -144,9 +142,10 @@ def test_a_crash_while_making_the_ticket_leaves_none_or_a_whole_one(
 ) -> None:
     tickets = Tickets(layout)
     layout.ticket(TARGET_POD).mkdir()
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         crash_at(patch, point)
-        tickets.create(TARGET_POD, TICKET)
+        with pytest.raises(KeyboardInterrupt):
+            tickets.create(TARGET_POD, TICKET)
     assert tickets.state(TARGET_POD) is TicketState.NONE
     assert tickets.create(TARGET_POD, TICKET) is TicketState.PENDING
     assert tickets.read(TARGET_POD) == TICKET

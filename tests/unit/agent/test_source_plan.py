@@ -146,8 +146,7 @@ def test_resumed_by_word_alone_does_not_kill_while_the_object_may_exist() -> Non
 
 def test_thawed_by_promise_writes_abort_later_and_accepts_a_late_commit() -> None:
     thawed = SourceState.THAWED
-    owing = {"owes_abort": True}
-    assert next_source_step(SourceObservation(thawed, Verdict.UNREACHABLE, **owing)) is SourceStep.WAIT
-    assert next_source_step(SourceObservation(thawed, Verdict.UNDECIDED, **owing)) is SourceStep.PAY_ABORT
-    assert next_source_step(SourceObservation(thawed, Verdict.COMMIT, **owing)) is SourceStep.WAIT
-    assert next_source_step(SourceObservation(thawed, Verdict.RETURNED, **owing)) is SourceStep.CLEAR_ABORT
+    assert next_source_step(SourceObservation(thawed, Verdict.UNREACHABLE, owes_abort=True)) is SourceStep.WAIT
+    assert next_source_step(SourceObservation(thawed, Verdict.UNDECIDED, owes_abort=True)) is SourceStep.PAY_ABORT
+    assert next_source_step(SourceObservation(thawed, Verdict.COMMIT, owes_abort=True)) is SourceStep.WAIT
+    assert next_source_step(SourceObservation(thawed, Verdict.RETURNED, owes_abort=True)) is SourceStep.CLEAR_ABORT

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 
 from migration_agent.ports import PodState
@@ -13,7 +13,6 @@ from migration_api.wire import TargetState
 
 BOOLEANS = (False, True)
 STATES = (TargetState.PREPARED, TargetState.RESUMING, TargetState.DESTROYED)
-DESTROYING = {TargetStep.DESTROY, TargetStep.RETURN_IF_INTACT, TargetStep.RETURN_ANYWAY}
 
 
 def unsettled() -> Iterator[TargetObservation]:
@@ -42,39 +41,57 @@ def unsettled() -> Iterator[TargetObservation]:
             )
 
 
-def test_invariants_of_every_step() -> None:  # noqa: C901, PLR0912  # one pass over half a million observations
+PENDING, RESUMING_TICKET, DESTROYED = TicketState.PENDING, TicketState.RESUMING, TicketState.DESTROYED
+UNUSED = {TicketState.NONE, PENDING}
+STILL_POSSIBLE = {Verdict.UNDECIDED, Verdict.UNREACHABLE, Verdict.COMMIT}
+
+RULES: dict[TargetStep, tuple[str, Callable[[TargetObservation], bool]]] = {
+    TargetStep.RESUME: (
+        "I1: nothing runs without Commit, the ticket and a held tree of ours",
+        lambda it: it.verdict is Verdict.COMMIT and it.ticket is PENDING and it.held and it.ours,
+    ),
+    TargetStep.COMMIT: (
+        "I1, I2, I6: Commit is proposed only over a held, verified tree that nobody has given up",
+        lambda it: (
+            it.verdict is Verdict.UNDECIDED
+            and it.ticket is PENDING
+            and (it.held, it.ours, it.received) == (True, True, True)
+            and not (it.failed or it.promise_asked)
+            and it.pod is PodState.LIVE
+        ),
+    ),
+    TargetStep.RESTORE: (
+        "I1, I6: one tree at a time, only from what was verified",
+        lambda it: it.ticket is PENDING and it.received and it.clear and it.gate and it.verdict in STILL_POSSIBLE,
+    ),
+    TargetStep.WRITE_RESUMED: (
+        "I1: only the hook's rename makes Resumed",
+        lambda it: it.ticket is RESUMING_TICKET and it.verdict is Verdict.COMMIT,
+    ),
+    TargetStep.END_RESUMED: ("I1: as above", lambda it: it.ticket is RESUMING_TICKET and not it.restoring),
+    TargetStep.PROMISE: ("I1: promised only when all is dead", lambda it: it.ticket is DESTROYED and it.dead),
+    TargetStep.WRITE_RETURNED: (
+        "I1: returned only after the promise is on disk",
+        lambda it: it.ticket is DESTROYED and it.dead and it.state is TargetState.DESTROYED,
+    ),
+    TargetStep.DESTROY: ("a used ticket stays", lambda it: it.ticket in UNUSED),
+    TargetStep.RETURN_IF_INTACT: ("a used ticket stays", lambda it: it.ticket in UNUSED),
+    TargetStep.RETURN_ANYWAY: ("a used ticket stays", lambda it: it.ticket in UNUSED),
+    TargetStep.MAKE_TICKET: (
+        "a ticket is made only while the migration may still commit",
+        lambda it: it.ticket is TicketState.NONE and it.verdict in STILL_POSSIBLE,
+    ),
+}
+
+
+def test_invariants_of_every_step() -> None:
+    taken: set[TargetStep] = set()
     for it in unsettled():
         step = next_target_step(it)
-        if step is TargetStep.RESUME:  # I1
-            assert it.verdict is Verdict.COMMIT, it
-            assert it.ticket is TicketState.PENDING, it
-            assert it.held, it
-            assert it.ours, it
-        elif step is TargetStep.COMMIT:  # I1, I2, I6
-            assert it.verdict is Verdict.UNDECIDED, it
-            assert it.ticket is TicketState.PENDING, it
-            assert it.held and it.ours and it.received and not it.failed and not it.promise_asked, it
-        elif step is TargetStep.RESTORE:  # I1: one tree; I6: only what was verified
-            assert it.ticket is TicketState.PENDING, it
-            assert it.received and it.clear and it.gate, it
-            assert it.verdict in {Verdict.UNDECIDED, Verdict.UNREACHABLE, Verdict.COMMIT}, it
-        elif step is TargetStep.WRITE_RESUMED:  # I1: only the hook's rename makes Resumed
-            assert it.ticket is TicketState.RESUMING, it
-            assert it.verdict is Verdict.COMMIT, it
-        elif step is TargetStep.WRITE_RETURNED:  # I1: never while anything could still run
-            assert it.ticket is TicketState.DESTROYED, it
-            assert it.dead, it
-            assert it.state is TargetState.DESTROYED, it
-        elif step is TargetStep.PROMISE:  # I1
-            assert it.ticket is TicketState.DESTROYED, it
-            assert it.dead, it
-        elif step is TargetStep.END_RESUMED:
-            assert it.ticket is TicketState.RESUMING, it
-        elif step in DESTROYING:
-            assert it.ticket in {TicketState.PENDING, TicketState.NONE}, it
-        elif step is TargetStep.MAKE_TICKET:
-            assert it.ticket is TicketState.NONE, it
-            assert it.verdict not in {Verdict.ABORT, Verdict.RETURNED, Verdict.GONE, Verdict.RESUMED}, it
+        taken.add(step)
+        rule = RULES.get(step)
+        assert rule is None or rule[1](it), f"{rule and rule[0]}: {step} at {it}"
+    assert taken >= RULES.keys(), "every rule was put to the test"
 
 
 def test_i2_after_commit_the_ticket_is_destroyed_only_with_the_sources_answer() -> None:
