@@ -28,7 +28,7 @@ _NOT_FOUND = 404
 _POD_REFUSED = (403, 422)
 
 
-class Refused(Exception):  # noqa: N818  an answer, not a mistake
+class Refused(Exception):
     """The API server or an agent will not do it, however often it is asked; the plan decides what that means."""
 
     def __init__(self, failure: Failure) -> None:
@@ -36,7 +36,7 @@ class Refused(Exception):  # noqa: N818  an answer, not a mistake
         super().__init__(failure.message)
 
 
-class Incomplete(Exception):  # noqa: N818  a state, not a mistake
+class Incomplete(Exception):
     """What was observed does not have what the action needs: the plan must not have asked for it."""
 
 

@@ -27,11 +27,11 @@ _REFUSALS = (400, 403, 409, 422)
 """The same request would be refused again; everything else that is not an answer is worth another try."""
 
 
-class AgentUnreachable(Exception):  # noqa: N818  a fact, not a mistake
+class AgentUnreachable(Exception):
     """The agent did not answer, or not as an agent does; the message says why."""
 
 
-class AgentRefused(Exception):  # noqa: N818  an answer, not a mistake
+class AgentRefused(Exception):
     """The agent will not do it; the message is its own."""
 
 

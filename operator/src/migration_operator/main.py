@@ -34,7 +34,8 @@ async def run() -> None:
             standalone=True,
             clusterwide=True,
             liveness_endpoint=HEALTH,
-            identity=socket.gethostname(),  # the pod's name; by itself kopf asks for a user name, and there is none
+            # The pod's name: by itself kopf asks for a user name, and there is none. Its own kind of str is private.
+            identity=socket.gethostname(),  # pyright: ignore[reportArgumentType]
         )
     finally:
         labels.cancel()

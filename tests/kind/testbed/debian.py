@@ -19,11 +19,12 @@ HOST_PACKAGES = {
     "ip": "iproute2",
     "nsenter": "util-linux",
     "iptables": "iptables",
+    "nft": "nftables",
     "zstd": "zstd",
     "dpkg": "dpkg",
     "tar": "tar",
 }
-"""A command, and the package it comes in."""
+"""A command, and the package it comes in. nft is for the tests of the packet drop, the others are for the test bed."""
 
 EXPIRED = "Acquire::Check-Valid-Until=false"
 """A mirror may be a snapshot whose Release file has expired; the signature is still checked."""
