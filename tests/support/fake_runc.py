@@ -20,6 +20,8 @@ class FakeRunc:
 
     status: dict[str, str] = field(default_factory=dict[str, str])
     pids: dict[str, list[int]] = field(default_factory=dict[str, list[int]])
+    listed: dict[str, list[int]] = field(default_factory=dict[str, list[int]])
+    """What `runc ps` says when it is not `pids`."""
     on_resume: Callable[[], None] = field(default=lambda: None)
     on_checkpoint: Callable[[Call], None] = field(default=lambda _: None)
 
@@ -33,7 +35,7 @@ class FakeRunc:
         return json.dumps({"id": container_id, "status": self.status[container_id], "pid": self.pids[container_id][0]})
 
     def ps(self, container_id: str, _: Call) -> str:
-        return json.dumps(self.pids[container_id])
+        return json.dumps(self.listed.get(container_id, self.pids[container_id]) or None)
 
     def pause(self, container_id: str, call: Call) -> None:
         if self.status[container_id] != "running":

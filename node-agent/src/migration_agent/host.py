@@ -152,6 +152,19 @@ class Host:
         after_command = stat.rpartition(")")[2].split()
         return int(after_command[_STAT_START_TIME - 3])
 
+    def pid_namespace_members(self, pid: int) -> set[int]:
+        """Return all processes of a process's PID namespace; none when it is the host's own or the process is gone."""
+        wanted = self._pid_namespace(str(pid))
+        if wanted is None or wanted == self._pid_namespace(str(self.first_process)):
+            return set()
+        names = [entry.name for entry in self.path("/proc").iterdir() if entry.name.isdigit()]
+        return {int(name) for name in names if self._pid_namespace(name) == wanted}
+
+    def _pid_namespace(self, pid: str) -> int | None:
+        with suppress(FileNotFoundError, ProcessLookupError):
+            return self.path(f"/proc/{pid}/ns/pid").stat().st_ino
+        return None
+
     def _check_isolation(self) -> None:
         """Say once in the log when commands cannot leave the agent's cgroup."""
         with self._lock:

@@ -122,7 +122,7 @@ class Containerd:
         bundle = self._bundle(container)
         self.pause(container)
         with ExitStack() as opened:
-            pidfds = self._signal_all(bundle, opened)
+            pidfds = self._signal_all(bundle, container.init_pid, opened)
             # With cgroup v2 the tasks are dead already; with v1 they die before they return from the freezer.
             self.resume(container)
             if not wait_for_exit(pidfds, _EXIT_SECONDS):
@@ -143,7 +143,7 @@ class Containerd:
             init_pid=pid,
             init_start=start,
             bundle=bundle.path,
-            memory_bytes=sum(self._memory_bytes(pid) for pid in self._pids(bundle)),
+            memory_bytes=sum(self._memory_bytes(task) for task in self._pids(bundle, pid)),
             runtime=Path(bundle.runtime).name,
         )
 
@@ -179,16 +179,22 @@ class Containerd:
         with suppress(RuntimeFailure):
             self.pause(container)
 
-    def _signal_all(self, bundle: Bundle, opened: ExitStack) -> list[int]:
+    def _signal_all(self, bundle: Bundle, init_pid: int, opened: ExitStack) -> list[int]:
         """Send SIGKILL to every task of a paused container and return their pidfds, closed with `opened`."""
         pidfds: dict[int, int] = {}
         for _ in range(_KILL_ROUNDS):
-            new = self._pids(bundle) - pidfds.keys()
+            new = self._pids(bundle, init_pid) - pidfds.keys()
+            if not pidfds and init_pid not in new:
+                # Whoever is not found is not killed, and would run after the thaw beside the moved copy.
+                raise RuntimeFailure(
+                    f"the first process {init_pid} of container {bundle.name} ({bundle.container_id}) is not among the "
+                    "tasks that were found; the container stays frozen"
+                )
             if not new:
                 return list(pidfds.values())
             candidates = {pid: pidfd for pid in new if (pidfd := _open_pidfd(pid, opened)) is not None}
             # A pid listed before and after the pidfd was opened is the container's: it was not given away meanwhile.
-            confirmed = self._pids(bundle)
+            confirmed = self._pids(bundle, init_pid)
             for pid, pidfd in candidates.items():
                 if pid in confirmed:
                     with suppress(ProcessLookupError):
@@ -196,11 +202,16 @@ class Containerd:
                     pidfds[pid] = pidfd
         raise RuntimeFailure(f"container {bundle.name} ({bundle.container_id}) makes new tasks although it is paused")
 
-    def _pids(self, bundle: Bundle) -> set[int]:
-        """Return the pids of all the container's processes; none when runc does not know it any more."""
+    def _pids(self, bundle: Bundle, init_pid: int) -> set[int]:
+        """Return the pids of all the container's processes; none when runc does not know it any more.
+
+        runc's list alone is not enough: with cgroup v1 it comes from the `devices` hierarchy, where systemd moves the
+        tasks of the first pod of a QoS class out of the container's group (seen with systemd 257). So the members of
+        the container's own PID namespace count as well.
+        """
         try:
             output = self._runc(bundle, "ps", "--format", "json", bundle.container_id).stdout
-            return set(_PIDS.validate_json(output) or ())
+            return set(_PIDS.validate_json(output) or ()) | self._host.pid_namespace_members(init_pid)
         except RuntimeFailure as error:
             if _UNKNOWN_CONTAINER in str(error):
                 return set()
