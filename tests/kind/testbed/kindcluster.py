@@ -34,17 +34,20 @@ kubeadmConfigPatches:
 - |
   kind: KubeletConfiguration
   failCgroupV1: false
+  cgroupDriver: {cgroup_driver}
 containerdConfigPatches:
 - |
   [plugins."io.containerd.grpc.v1.cri"]
     restrict_oom_score_adj = {restrict_oom_score_adj}
+  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+    SystemdCgroup = {systemd_cgroup}
   [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.migratable]
     runtime_type = "io.containerd.runc.v2"
     base_runtime_spec = "/etc/containerd/cri-base.json"
     pod_annotations = ["containermigration.io/*"]
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.migratable.options]
       BinaryName = "/opt/container-migration/bin/runc-migratable"
-      SystemdCgroup = true
+      SystemdCgroup = {systemd_cgroup}
 """
 """Plugin names are those of configuration version 2, in which kind writes the file that this is merged into."""
 
@@ -103,10 +106,13 @@ def clear_fragments(cluster: Cluster) -> None:
 
 
 def create(cluster: Cluster) -> None:
+    here = machine.inspect()
     config = KIND_CONFIG.format(
         pod_subnet=POD_SUBNET,
         service_subnet=SERVICE_SUBNET,
-        restrict_oom_score_adj=str(not machine.inspect().sys_resource).lower(),
+        restrict_oom_score_adj=str(not here.sys_resource).lower(),
+        cgroup_driver="systemd" if here.cgroup_v2 else "cgroupfs",
+        systemd_cgroup=str(here.cgroup_v2).lower(),
     )
     command = ["kind", "create", "cluster", "-q", "--name", cluster.name, "--image", nodeimage.IMAGE, "--retain"]
     with step("kind create cluster", "30 s"):
