@@ -23,9 +23,9 @@ class Machine:
             )
         if not self.cgroup_v2:
             found.append(
-                "cgroup v1: the kubelet runs with failCgroupV1=false and the cgroupfs driver (systemd's moves the tasks of"
-                " the first pod of a QoS class out of their devices cgroup, where runc looks for those to kill), systemd"
-                " in the nodes with the legacy layout"
+                "cgroup v1: the kubelet runs with failCgroupV1=false and the cgroupfs driver (systemd moves the tasks of"
+                " the first pod of a QoS class out of their devices cgroup, where runc looks for whom to kill);"
+                " systemd in the nodes has the legacy layout"
             )
         return found
 

@@ -79,7 +79,7 @@ def share_pid_namespace(host: FakeHost, name: str, processes: list[subprocess.Po
 def test_i1_tasks_that_runc_does_not_list_die_all_the_same(
     containerd: Containerd, host: FakeHost, runc: FakeRunc, frozen: Frozen
 ) -> None:
-    """With cgroup v1 runc lists the `devices` hierarchy, and systemd may have moved the tasks to another place there."""
+    """With cgroup v1 runc lists the `devices` hierarchy, and systemd may have moved the tasks elsewhere in it."""
     container = the_one(containerd)
     runc.status["abc"] = "paused"
     runc.listed["abc"] = []
