@@ -23,7 +23,7 @@ class Machine:
             )
         if not self.cgroup_v2:
             found.append(
-                "cgroup v1: the kubelet runs with failCgroupV1=false and the cgroupfs driver (systemd moves the tasks of"
+                "cgroup v1: the kubelet runs with failCgroupV1=false and the cgroupfs driver (systemd moves tasks of"
                 " the first pod of a QoS class out of their devices cgroup, where runc looks for whom to kill);"
                 " systemd in the nodes has the legacy layout"
             )
