@@ -80,7 +80,9 @@ def write(host: str, log: Path) -> None:
                     redis.close()
                 redis = None
                 time.sleep(0.05)
-            Path(f"{log}.state").write_text(json.dumps({"longest_gap_seconds": round(gap, 3), "wrong": wrong}))
+            state = Path(f"{log}.new")
+            state.write_text(json.dumps({"longest_gap_seconds": round(gap, 3), "wrong": wrong}))
+            state.replace(f"{log}.state")  # whole at any moment: this process ends by a signal
 
 
 def check(host: str, log: Path) -> None:
