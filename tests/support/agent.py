@@ -148,6 +148,8 @@ class FakeNode:
     """The source's containers, fence and packets; writes down what was done in which order."""
 
     status_: ContainerStatus = ContainerStatus.RUNNING
+    dead: bool = False
+    """Its processes are gone. As in life the runtime says `paused` all the same, until somebody thaws what is left."""
     fenced: bool = False
     dropped: bool = False
     reset_: bool = False
@@ -166,11 +168,15 @@ class FakeNode:
         self.log.append(act)
 
     def die(self) -> None:
-        self.status_ = ContainerStatus.STOPPED
+        self.dead = True
+        if self.status_ is not ContainerStatus.PAUSED:
+            self.status_ = ContainerStatus.STOPPED
+
+    def reboot(self) -> None:
+        self.dead, self.status_, self.dropped = True, ContainerStatus.STOPPED, False
 
     def process_start(self, pid: int) -> int | None:
-        alive = pid == self.pid and self.status_ is not ContainerStatus.STOPPED
-        return self.start if alive else None
+        return self.start if pid == self.pid and not self.dead else None
 
     def containers(self, pod_uid: str) -> tuple[Container, ...]:
         if pod_uid != SOURCE_POD or self.status_ is ContainerStatus.STOPPED:
@@ -192,7 +198,7 @@ class FakeNode:
     def resume(self, container: Container) -> None:
         if self.status_ is ContainerStatus.PAUSED:
             self.do("resume")
-            self.status_ = ContainerStatus.RUNNING
+            self.status_ = ContainerStatus.STOPPED if self.dead else ContainerStatus.RUNNING
 
     def dump(self, dump: Dump, *, file_locks: bool, while_frozen: Callable[[], None] | None = None) -> None:
         self.do("dump")
@@ -219,7 +225,7 @@ class FakeNode:
         if self.status_ is not ContainerStatus.STOPPED:
             self.do("kill")
             assert self.status_ is ContainerStatus.PAUSED, "I1: killed while frozen"
-            self.die()
+            self.dead, self.status_ = True, ContainerStatus.STOPPED
 
     def fence_of(self, pod_uid: str) -> FakeFence:
         assert pod_uid == SOURCE_POD

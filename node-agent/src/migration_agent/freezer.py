@@ -51,11 +51,6 @@ class Freezer:
     def fenced(self) -> bool:
         return self.fence_of(self.pod_uid).is_up()
 
-    def unfence(self) -> None:
-        """Lift drop and fence of a pod whose containers are dead."""
-        self._lift_drop()
-        self.fence_of(self.pod_uid).lift()
-
     def drop(self) -> None:
         """Drop every packet but those on loopback.
 
@@ -91,6 +86,9 @@ class Freezer:
     def thaw(self, containers: Sequence[Container]) -> None:
         """Let them go on, then packets, then the kubelet.
 
+        A container that died while it was frozen leaves a frozen group behind, with cgroup v1 for ever; the runtime
+        calls that paused and could not delete it. So the dead are thawed as well.
+
         Raises:
             RuntimeFailure: one is still paused.
             FreezeFailure: drop or fence could not be lifted.
@@ -100,7 +98,8 @@ class Freezer:
         still = [c.name for c in containers if self.runtime.status(c) is ContainerStatus.PAUSED]
         if still:
             raise RuntimeFailure(f"container {', '.join(still)} of pod {self.pod_uid} was resumed but is still paused")
-        self.unfence()
+        self._lift_drop()
+        self.fence_of(self.pod_uid).lift()
 
     def release(self, containers: Sequence[Container]) -> None:
         """Kill every task while frozen; the peers of its connections get a reset.

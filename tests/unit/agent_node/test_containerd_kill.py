@@ -102,6 +102,31 @@ def test_i1_a_container_whose_first_process_is_not_found_stays_frozen(
     assert all(process.poll() is None for process in frozen.processes)
 
 
+def test_what_is_left_frozen_of_a_dead_container_is_thawed(
+    containerd: Containerd, host: FakeHost, runc: FakeRunc, frozen: Frozen
+) -> None:
+    """With cgroup v1 a frozen group outlives its tasks; runc calls that paused, and containerd cannot delete it."""
+    container = the_one(containerd)
+    runc.status["abc"] = "paused"
+    runc.listed["abc"] = []
+    (host.root / f"proc/{container.init_pid}/stat").unlink()
+    containerd.kill_frozen(container)
+    assert runc.status["abc"] == "running"
+
+
+def test_a_pid_that_is_another_process_by_now_leads_to_nobody(
+    containerd: Containerd, host: FakeHost, runc: FakeRunc, frozen: Frozen
+) -> None:
+    container = the_one(containerd)
+    runc.status["abc"] = "paused"
+    runc.listed["abc"] = []
+    share_pid_namespace(host, "of-another-container", frozen.processes)
+    later = f"{container.init_pid} (x) " + " ".join(str(i) for i in range(4, 54))
+    write(host.root / f"proc/{container.init_pid}/stat", later)
+    containerd.kill_frozen(container)
+    assert all(process.poll() is None for process in frozen.processes)
+
+
 def test_the_hosts_own_pid_namespace_is_nobodys_container(
     containerd: Containerd, host: FakeHost, runc: FakeRunc, frozen: Frozen
 ) -> None:

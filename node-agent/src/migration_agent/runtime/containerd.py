@@ -14,6 +14,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from migration_agent.checkpoint import criu, rootfs
 from migration_agent.checkpoint.post_dump import Expectation, PostDumpBroker
 from migration_agent.host import CommandFailed, Completed, Host, wait_for_exit
+from migration_agent.processes import Processes, ProcessRef
 from migration_agent.runtime.bundle import Bundle, pod_bundles, read_bundle
 from migration_agent.runtime.interface import Container, ContainerStatus, Dump, RuntimeFailure
 
@@ -50,6 +51,7 @@ class Containerd:
     def __init__(self, host: Host, broker: PostDumpBroker) -> None:
         self._host = host
         self._broker = broker
+        self._processes = Processes(host.process_start)
 
     def containers(self, pod_uid: str) -> tuple[Container, ...]:
         """Return the pod's containers that have not ended; of a restarted one the newest. See `Runtime`."""
@@ -116,13 +118,16 @@ class Containerd:
             )
 
     def kill_frozen(self, container: Container) -> None:
-        """Kill with the signal pending before the thaw: no task returns to its program. See `Runtime`."""
+        """Kill with the signal pending before the thaw: no task returns to its program. See `Runtime`.
+
+        A container that is dead already is thawed all the same: containerd cannot delete what runc calls paused.
+        """
         if self.status(container) is ContainerStatus.STOPPED:
             return
         bundle = self._bundle(container)
         self.pause(container)
         with ExitStack() as opened:
-            pidfds = self._signal_all(bundle, container.init_pid, opened)
+            pidfds = self._signal_all(container, bundle, opened)
             # With cgroup v2 the tasks are dead already; with v1 they die before they return from the freezer.
             self.resume(container)
             if not wait_for_exit(pidfds, _EXIT_SECONDS):
@@ -136,6 +141,7 @@ class Containerd:
         start = self._host.process_start(pid)
         if status is ContainerStatus.STOPPED or start is None:
             return None
+        init = ProcessRef(pid=pid, start=start)
         return Container(
             name=bundle.name,
             container_id=bundle.container_id,
@@ -143,7 +149,7 @@ class Containerd:
             init_pid=pid,
             init_start=start,
             bundle=bundle.path,
-            memory_bytes=sum(self._memory_bytes(task) for task in self._pids(bundle, pid)),
+            memory_bytes=sum(self._memory_bytes(task) for task in self._pids(bundle, init)),
             runtime=Path(bundle.runtime).name,
         )
 
@@ -179,30 +185,35 @@ class Containerd:
         with suppress(RuntimeFailure):
             self.pause(container)
 
-    def _signal_all(self, bundle: Bundle, init_pid: int, opened: ExitStack) -> list[int]:
+    def _signal_all(self, container: Container, bundle: Bundle, opened: ExitStack) -> list[int]:
         """Send SIGKILL to every task of a paused container and return their pidfds, closed with `opened`."""
         pidfds: dict[int, int] = {}
+        init = ProcessRef(pid=container.init_pid, start=container.init_start)
         for _ in range(_KILL_ROUNDS):
-            new = self._pids(bundle, init_pid) - pidfds.keys()
-            if not pidfds and init_pid not in new:
-                # Whoever is not found is not killed, and would run after the thaw beside the moved copy.
-                raise RuntimeFailure(
-                    f"the first process {init_pid} of container {bundle.name} ({bundle.container_id}) is not among the "
-                    "tasks that were found; the container stays frozen"
-                )
+            new = self._pids(bundle, init) - pidfds.keys()
             if not new:
-                return list(pidfds.values())
+                break
             candidates = {pid: pidfd for pid in new if (pidfd := _open_pidfd(pid, opened)) is not None}
             # A pid listed before and after the pidfd was opened is the container's: it was not given away meanwhile.
-            confirmed = self._pids(bundle, init_pid)
+            confirmed = self._pids(bundle, init)
             for pid, pidfd in candidates.items():
                 if pid in confirmed:
                     with suppress(ProcessLookupError):
                         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
                     pidfds[pid] = pidfd
-        raise RuntimeFailure(f"container {bundle.name} ({bundle.container_id}) makes new tasks although it is paused")
+        else:
+            raise RuntimeFailure(
+                f"container {bundle.name} ({bundle.container_id}) makes new tasks although it is paused"
+            )
+        if init.pid not in pidfds and self._processes.alive(init):
+            # Whoever is not found is not killed, and would run after the thaw beside the moved copy.
+            raise RuntimeFailure(
+                f"the first process {init.pid} of container {bundle.name} ({bundle.container_id}) is not among the "
+                "tasks that were found; the container stays frozen"
+            )
+        return list(pidfds.values())
 
-    def _pids(self, bundle: Bundle, init_pid: int) -> set[int]:
+    def _pids(self, bundle: Bundle, init: ProcessRef) -> set[int]:
         """Return the pids of all the container's processes; none when runc does not know it any more.
 
         runc's list alone is not enough: with cgroup v1 it comes from the `devices` hierarchy, where systemd moves the
@@ -211,7 +222,10 @@ class Containerd:
         """
         try:
             output = self._runc(bundle, "ps", "--format", "json", bundle.container_id).stdout
-            return set(_PIDS.validate_json(output) or ()) | self._host.pid_namespace_members(init_pid)
+            members = self._host.pid_namespace_members(init.pid)
+            if not self._processes.alive(init):
+                members = set[int]()  # checked afterwards: its pid may be another container's by now
+            return set(_PIDS.validate_json(output) or ()) | members
         except RuntimeFailure as error:
             if _UNKNOWN_CONTAINER in str(error):
                 return set()
