@@ -36,10 +36,8 @@ def driver() -> str:
         for name in ("lower", "upper", "work", "merged"):
             (work / name).mkdir()
         options = f"lowerdir={work}/lower,upperdir={work}/upper,workdir={work}/work"
-        if not host.succeeds(["mount", "-t", "overlay", "overlay", "-o", options, f"{work}/merged"]):
-            return "vfs"
-        host.run(["umount", f"{work}/merged"])
-        return "overlay"
+        mount = host.contained("mount", "-t", "overlay", "overlay", "-o", options, f"{work}/merged")
+        return "overlay" if host.succeeds(mount) else "vfs"
 
 
 def image_id(tag: str) -> str | None:
@@ -64,7 +62,9 @@ def build(tag: str, dockerfile: Path, context: Path, key: str) -> None:
     options = ["--format", "docker", "--pull-never", "--layers", "--label", f"{INPUTS_LABEL}={key}"]
     options += [word for volume in volumes() for word in ("--volume", volume)]
     options += [word for argument in arguments(dockerfile.read_text()) for word in ("--build-arg", argument)]
-    host.run(command("bud", *options, "--tag", tag, "--file", str(dockerfile), str(context)), env=environment())
+    bud = command("bud", *options, "--tag", tag, "--file", str(dockerfile), str(context))
+    with scratch() as work:
+        host.run(host.contained(*bud), env={**environment(), "TMPDIR": str(work)})
 
 
 def volumes() -> list[str]:

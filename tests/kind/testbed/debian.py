@@ -39,13 +39,16 @@ class Mirror:
 
     def sources(self, suite: str) -> str:
         """The deb822 text of the official base images (their consumers `sed` the suite), for this mirror."""
+        if suite != versions.NODE_SUITE:  # not released: it has no updates yet
+            return stanza(self.archive, suite)
         stanzas = [(self.archive, f"{suite} {suite}-updates")]
         if self.security:
             stanzas.append((self.security, f"{suite}-security"))
-        return "\n".join(
-            f"Types: deb\nURIs: {uri}\nSuites: {suites}\nComponents: main\nSigned-By: {KEYRING}\n"
-            for uri, suites in stanzas
-        )
+        return "\n".join(stanza(uri, suites) for uri, suites in stanzas)
+
+
+def stanza(uri: str, suites: str) -> str:
+    return f"Types: deb\nURIs: {uri}\nSuites: {suites}\nComponents: main\nSigned-By: {KEYRING}\n"
 
 
 def mirror() -> Mirror:
@@ -58,25 +61,14 @@ def mirror() -> Mirror:
     return Mirror(known["Debian"], known.get("Debian-Security"))
 
 
-def require_host() -> None:
-    """Root, Go and the host's packages. Packages are installed; what cannot be is told in one message."""
-    missing = [] if is_root() else ["root: run it with sudo"]
-    missing += [] if shutil.which("go") else ["Go >= 1.26: https://go.dev/dl"]
-    missing += [] if shutil.which("apt-get") else ["apt: the test bed needs a Debian-like machine"]
-    missing += [] if KEYRING.is_file() else [f"{KEYRING}: install debian-archive-keyring"]
-    if missing:
-        raise host.TestbedError("The test bed needs:\n" + "\n".join(f"  - {item}" for item in missing))
+def install_missing() -> None:
+    """The commands that the test bed runs on this machine."""
     packages = sorted(package for command, package in HOST_PACKAGES.items() if not shutil.which(command))
     if packages:
         with step(f"installing missing packages on this machine: {' '.join(packages)}"):
             install(packages)
     elif not apt_is_updated():
         host.run(["apt-get", "update", "-q"])
-
-
-def require_root() -> None:
-    if not is_root():
-        raise host.TestbedError("The test bed needs root: run it with sudo.")
 
 
 def is_root() -> bool:
@@ -139,22 +131,19 @@ def download(packages: Sequence[str], options: Sequence[str], folder: Path) -> N
     host.run(["apt-get", *options, "download", "-q", *packages], cwd=folder)
 
 
-def root(purpose: str, packages: Sequence[str], usually: str) -> Path:
-    """A tarball of a minimal root of the node suite with these packages."""
-    source = mirror()
-    recipe = ["minbase", source.sources(versions.NODE_SUITE), *packages]
-    target = cache("roots", f"{purpose}-{digest(*recipe)}.tar")
+def root(purpose: str, packages: Sequence[str], usually: str, suite: str = versions.NODE_SUITE) -> Path:
+    """A tarball of a minimal root of the suite with these packages."""
+    sources = mirror().sources(suite)
+    target = cache("roots", f"{purpose}-{digest('minbase', sources, *packages)}.tar")
     if not target.is_file():
-        with step(f"making a Debian {versions.NODE_SUITE} root ({purpose})", usually), scratch() as work:
+        with step(f"making a Debian {suite} root ({purpose})", usually), scratch() as work:
             excludes = [f"--dpkgopt=path-exclude=/usr/share/{kind}/*" for kind in ("doc", "man", "locale", "info")]
             partial = work / "root.tar"
-            host.run(
-                [
-                    *("mmdebstrap", "--quiet", "--variant=minbase", "--mode=root"),
-                    *(f"--aptopt={EXPIRED.replace('=', ' ')}", f"--include={','.join(packages)}", *excludes),
-                    *(versions.NODE_SUITE, str(partial), "-"),
-                ],
-                stdin=source.sources(versions.NODE_SUITE),
+            mmdebstrap = host.contained(
+                *("mmdebstrap", "--quiet", "--variant=minbase", "--mode=root"),
+                *(f"--aptopt={EXPIRED.replace('=', ' ')}", f"--include={','.join(packages)}", *excludes),
+                *(suite, str(partial), "-"),
             )
+            host.run(mmdebstrap, stdin=sources, env={"TMPDIR": str(work)})
             partial.rename(target)
     return target

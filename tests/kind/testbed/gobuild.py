@@ -1,5 +1,6 @@
 """Binaries built from pinned Go modules, kept by the hash of everything that goes into them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,12 +36,22 @@ MODULES = (
         "9 minutes on 2 cores",
         ldflags=KUBERNETES_VERSION,
     ),
-    Module("containerd", ("containerd", "containerd-shim-runc-v2", "ctr"), "1 minute"),
+    *(
+        Module(f"containerd-{series}", ("containerd", "containerd-shim-runc-v2", "ctr"), "1 minute")
+        for series in versions.CONTAINERD
+    ),
     Module("etcd", ("etcd",), "1 minute", renames=(("server", "etcd"),)),
     Module("coredns", ("coredns",), "2 minutes"),
     Module("helm", ("helm",), "2 minutes"),
+    Module("versitygw", ("versitygw",), "2 minutes"),
     Module("pause", ("pause",), "1 s", packages="."),
 )
+
+
+def node_modules(containerd: str) -> list[Module]:
+    """What a node image is made of, with that series of containerd."""
+    wanted = ("kubernetes", f"containerd-{containerd}", "etcd", "coredns", "pause")
+    return [module for module in MODULES if module.name in wanted]
 
 
 def flags(module: Module) -> list[str]:
@@ -59,15 +70,16 @@ def build(module: Module) -> Path:
     if not target.is_dir():
         with step(f"building {module.name} with Go", module.usually), finished(target) as out:
             command = ["nice", "-n", "5", "go", "build", "-p", "2", *flags(module), "-o", f"{out}/", module.packages]
-            host.run(command, cwd=module.folder, env={"CGO_ENABLED": "0", "GOFLAGS": "", "GOWORK": "off"})
+            environment = {"CGO_ENABLED": "0", "GOFLAGS": "", "GOWORK": "off"}
+            host.run(host.contained(*command), cwd=module.folder, env=environment)
             for old, new in module.renames:
                 (out / old).rename(out / new)
     return target
 
 
-def build_all() -> dict[str, Path]:
-    """Every binary the cluster needs, by name."""
-    return {binary: build(module) / binary for module in MODULES for binary in module.binaries}
+def build_all(modules: Iterable[Module]) -> dict[str, Path]:
+    """Their binaries by name."""
+    return {binary: build(module) / binary for module in modules for binary in module.binaries}
 
 
 def tool(name: str) -> Path:
@@ -88,5 +100,5 @@ def module_source(module: str, path: str) -> Path:
 
 def warn_when_cold() -> None:
     """Says beforehand that the first `up` takes its time."""
-    if not any(cache("bin", "any").parent.glob("*")):
+    if not any(cache("bin", "any").parent.glob("kubernetes-*")):
         note("Nothing is cached yet: building Kubernetes and its friends takes about 17 minutes on 2 cores, once.")

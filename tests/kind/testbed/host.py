@@ -21,8 +21,9 @@ class CommandError(TestbedError):
     """A command exited non-zero."""
 
     def __init__(self, argv: Sequence[str], code: int, output: str) -> None:
-        tail = "\n".join(f"    {line}" for line in output.strip().splitlines()[-ERROR_TAIL:])
-        super().__init__(f"`{' '.join(argv)}` exited with {code}" + (f":\n{tail}" if tail else ""))
+        words = argv[len(contained()) :] if list(argv[:1]) == contained()[:1] else argv
+        said = tail(output)
+        super().__init__(f"`{' '.join(words)}` exited with {code}" + (f":\n{said}" if said else ""))
         self.code = code
         self.output = output
 
@@ -38,11 +39,29 @@ def run(
     text = stdin.encode() if isinstance(stdin, str) else None
     source = subprocess.PIPE if isinstance(stdin, str) else stdin or subprocess.DEVNULL
     pipe_end = subprocess.PIPE
-    with subprocess.Popen(argv, stdin=source, stdout=pipe_end, stderr=pipe_end, env=merged(env), cwd=cwd) as process:
+    try:
+        process = subprocess.Popen(argv, stdin=source, stdout=pipe_end, stderr=pipe_end, env=merged(env), cwd=cwd)
+    except FileNotFoundError as error:
+        raise TestbedError(f"`{argv[0]}` cannot be run: {error.filename} does not exist.") from error
+    with process:
         stdout, stderr = process.communicate(text)
     if process.returncode:
         raise CommandError(argv, process.returncode, (stdout + stderr).decode(errors="replace"))
     return stdout.decode(errors="replace")
+
+
+def contained(*argv: str) -> list[str]:
+    """The command such that its mounts and all its descendants end with it, and it with us, however we end."""
+    return [
+        *("setpriv", "--pdeathsig", "KILL", "--"),
+        *("unshare", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child=KILL", "--"),
+        *argv,
+    ]
+
+
+def tail(text: str, lines: int = ERROR_TAIL) -> str:
+    """The last lines, indented, for a message."""
+    return "\n".join(f"    {line}" for line in text.strip().splitlines()[-lines:])
 
 
 def succeeds(argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> bool:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import buildah, debian, host, versions
-from .places import REPOSITORY, SOURCES, digest, scratch
+from . import buildah, debian, dockerbuild, host, source, versions
+from .places import REPOSITORY, SOURCES, Cluster, digest, scratch
 from .progress import note, step
 
 APT_CONFIGURATION = 'Acquire::Check-Valid-Until "false";\n'
@@ -34,6 +34,7 @@ class Project:
     name: str
     dockerfile: Path
     context: Path = REPOSITORY
+    usually: str = "1 minute"
 
     @property
     def tag(self) -> str:
@@ -49,6 +50,9 @@ PROJECT = (
     Project("operator", REPOSITORY / "operator/Dockerfile"),
     Project("agent", REPOSITORY / "node-agent/Dockerfile"),
     Project("workload", SOURCES / "images/workload/Dockerfile", SOURCES / "images/workload"),
+    Project(
+        "workload-full", SOURCES / "images/workload-full/Dockerfile", SOURCES / "images/workload-full", "2 minutes"
+    ),
 )
 
 
@@ -56,18 +60,35 @@ def names() -> list[str]:
     return [image.name for image in PROJECT]
 
 
-def build(name: str) -> None:
-    """Builds the image and what it is based on, where the inputs have changed since the last time."""
+def build(cluster: Cluster, name: str) -> None:
+    """Builds the image, where its inputs have changed since the last time."""
     image = next(image for image in PROJECT if image.name == name)
     if not image.dockerfile.is_file():
         raise host.TestbedError(f"{image.dockerfile} does not exist: there is no {name} image to build.")
     text = image.dockerfile.read_text()
-    bases = [build_base(base) for base in BASES if re.search(rf"^FROM {re.escape(base.tag)}\b", text, re.MULTILINE)]
-    key = digest(image.dockerfile, *copied(text, image.context), *bases)
+    bases = [base for base in BASES if re.search(rf"^FROM {re.escape(base.tag)}\b", text, re.MULTILINE)]
+    files = tuple(copied(text, image.context))
+    if not cluster.plan.is_private and all(not source.refusal_to_pull(cluster, base.tag) for base in bases):
+        build_with_engine(cluster, image, digest(image.dockerfile, *files))
+    else:
+        build_with_buildah(image, digest(image.dockerfile, *files, *(build_base(base) for base in bases)))
+
+
+def build_with_engine(cluster: Cluster, image: Project, key: str) -> None:
+    """Where the base images can be pulled."""
+    if dockerbuild.inputs(cluster, image.tag) == key:
+        note(f"image {image.tag}: unchanged")
+        return
+    with step(f"building image {image.tag} with {cluster.plan.engine}", image.usually):
+        dockerbuild.build(cluster, image.tag, image.dockerfile, image.context, key)
+
+
+def build_with_buildah(image: Project, key: str) -> None:
+    """Where they have stand-ins."""
     if buildah.inputs(image.tag) == key:
         note(f"image {image.tag}: unchanged")
         return
-    with step(f"building image {image.tag}", "1 minute"):
+    with step(f"building image {image.tag}", image.usually):
         buildah.build(image.tag, image.dockerfile, image.context, key)
 
 

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import buildah, engine, host
+from . import buildah, dockerbuild, engine, host
 from .places import Cluster, scratch
 from .progress import note, step
 
@@ -29,6 +29,11 @@ def load(cluster: Cluster, source: str) -> None:
     if Path(source).is_file():
         archive = Path(source)
         import_where_missing(cluster, archive, describe(archive))
+        return
+    if not cluster.plan.is_private and dockerbuild.inputs(cluster, source) is not None:
+        with scratch() as work:
+            dockerbuild.export(cluster, source, work / "image.tar")
+            import_where_missing(cluster, work / "image.tar", describe(work / "image.tar"))
         return
     identity = buildah.image_id(source)
     if identity is None:
@@ -54,7 +59,7 @@ def import_where_missing(cluster: Cluster, archive: Path, images: list[Image]) -
 
 def import_archive(cluster: Cluster, archive: Path, node: str) -> None:
     with archive.open("rb") as content:
-        command = ["docker", "exec", "-i", node, *CTR, "import", "--all-platforms", "-"]
+        command = engine.command(cluster, "exec", "-i", node, *CTR, "import", "--all-platforms", "-")
         host.run(command, env=engine.environment(cluster), stdin=content)
 
 

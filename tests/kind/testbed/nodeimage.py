@@ -12,7 +12,6 @@ from . import debian, engine, gobuild, host, machine, versions
 from .places import Cluster, cache, digest, scratch
 from .progress import step
 
-IMAGE = f"kindest/node:{versions.KUBERNETES}"
 DEBIAN_ROOT = "localhost/debian-root:testbed"
 
 PACKAGES = (
@@ -54,9 +53,9 @@ wait $! || true
 
 def ensure(cluster: Cluster) -> None:
     """The node image is in the cluster's daemon: there already, loaded from the cache, or built."""
-    archive = cache("node-images", f"{key()}.tar.zst")
+    archive = cache("node-images", f"{key(cluster.plan.containerd)}.tar.zst")
     if archive.is_file():
-        if not engine.docker(cluster, "images", "-q", IMAGE).strip():
+        if not engine.docker(cluster, "images", "-q", cluster.plan.image).strip():
             with step("loading the node image", "15 s"):
                 load(cluster, archive)
         return
@@ -66,10 +65,16 @@ def ensure(cluster: Cluster) -> None:
         save(cluster, archive)
 
 
-def key() -> str:
+def name(containerd: str) -> str:
+    """The image with that series of containerd, whether it is made already or not."""
+    return f"localhost/container-migration/kind-node:{key(containerd)}"
+
+
+def key(containerd: str) -> str:
     """Everything that goes into the image; the machine's cgroups do because systemd's options stand in it."""
-    binaries = [gobuild.key(module) for module in gobuild.MODULES if module.name != "helm"]
-    return digest(Path(__file__), Path(versions.__file__), *binaries, *entrypoint())
+    binaries = [gobuild.key(module) for module in gobuild.node_modules(containerd)]
+    pinned = (versions.KUBERNETES, versions.NODE_SUITE, versions.RUNTIME_SUITE)
+    return digest(Path(__file__), *pinned, *binaries, *entrypoint())
 
 
 def entrypoint() -> list[str]:
@@ -85,12 +90,12 @@ def save(cluster: Cluster, archive: Path) -> None:
     with scratch() as work:
         compress = ["zstd", "-3", "-T2", "-q", "-c"]
         partial = work / "image"
-        host.pipe(["docker", "save", IMAGE], compress, env=engine.environment(cluster), output=partial)
+        host.pipe(["docker", "save", cluster.plan.image], compress, env=engine.environment(cluster), output=partial)
         partial.rename(archive)
 
 
 def build(cluster: Cluster) -> None:
-    binaries = gobuild.build_all()
+    binaries = gobuild.build_all(gobuild.node_modules(cluster.plan.containerd))
     debian_root = debian.root("node", PACKAGES, "30 s")
     with scratch() as work:
         images = control_plane_images(cluster, binaries, debian_root, work)
@@ -193,5 +198,5 @@ def side_load(cluster: Cluster, base: str, images: list[str]) -> None:
         import_images = ["docker", "exec", "-i", builder, "bash", "-euc", SIDE_LOAD]
         host.pipe(["docker", "save", *images], import_images, env=engine.environment(cluster))
         change = f"ENTRYPOINT {json.dumps(entrypoint())}"
-        engine.docker(cluster, "commit", "--change", change, builder, IMAGE)
+        engine.docker(cluster, "commit", "--change", change, builder, cluster.plan.image)
         engine.docker(cluster, "rm", "-fv", builder)

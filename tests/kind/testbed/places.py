@@ -8,16 +8,22 @@ import tempfile
 import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+from .plan import Plan, read
+from .progress import note
+
+RUN = Path("/run/container-migration-testbed")
+STATE = Path("/var/lib/container-migration-testbed")
 
 SOURCES = Path(__file__).resolve().parent.parent
 """The test bed's own folder."""
 
 REPOSITORY = SOURCES.parent.parent
 
-FORGOTTEN_SECONDS = 6 * 3600
-"""No step takes that long."""
+NEW_SECONDS = 60
+"""A scratch folder this young may not be locked yet by the command that has just made it."""
 
 
 @dataclass(frozen=True)
@@ -25,15 +31,25 @@ class Cluster:
     """The places of one cluster. Whatever exists under these paths was made by the test bed."""
 
     name: str
+    plan: Plan = field(default_factory=Plan)
 
     @property
     def run(self) -> Path:
-        return Path("/run/container-migration-testbed") / self.name
+        return RUN / self.name
 
     @property
     def state(self) -> Path:
         """Docker's data: must lie on a real disk, overlay does not stack on overlay or tmpfs."""
-        return Path("/var/lib/container-migration-testbed") / self.name
+        return STATE / self.name
+
+    @property
+    def shared(self) -> Path:
+        """The folder that all nodes see at `kindcluster.SHARED`."""
+        return self.state / "shared"
+
+    @property
+    def recorded_plan(self) -> Path:
+        return self.run / "plan.json"
 
     @property
     def netns(self) -> Path:
@@ -64,7 +80,19 @@ class Cluster:
 
     @property
     def nodes(self) -> tuple[str, ...]:
-        return tuple(f"{self.name}-{role}" for role in ("control-plane", "worker", "worker2"))
+        roles = ["control-plane", "worker", *(f"worker{number}" for number in range(2, self.plan.workers + 1))]
+        return tuple(f"{self.name}-{role}" for role in roles)
+
+    @property
+    def workers(self) -> tuple[str, ...]:
+        return self.nodes[1:]
+
+
+def recorded(name: str) -> Cluster:
+    """The cluster of that name as it was last brought up; with the default plan when it is not there."""
+    cluster = Cluster(name)
+    plan = read(cluster.recorded_plan)
+    return replace(cluster, plan=plan) if plan else cluster
 
 
 def cache(*parts: str) -> Path:
@@ -121,27 +149,46 @@ def finished(target: Path) -> Generator[Path]:
 @contextmanager
 def scratch() -> Generator[Path]:
     """A folder on the cache's own disk (big trees do not fit into every /tmp), removed afterwards."""
-    parent = cache("scratch", "any").parent
+    parent = cache("making", "any").parent
     remove_forgotten(parent)
     folder = Path(tempfile.mkdtemp(dir=parent))
     folder.chmod(0o755)
+    with held(folder):
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def held(folder: Path) -> Generator[bool]:
+    """A lock that its holder's death releases: who gets it for a scratch folder knows that nobody uses it."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        yield folder
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield True
+    except BlockingIOError:
+        yield False
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
 
 
 def remove_forgotten(parent: Path) -> None:
     """Scratch folders of commands that were killed."""
     for folder in parent.iterdir():
-        if time.time() - folder.stat().st_mtime > FORGOTTEN_SECONDS:
-            shutil.rmtree(folder, ignore_errors=True)
+        if time.time() - folder.stat().st_mtime > NEW_SECONDS:
+            with held(folder) as forgotten:
+                if forgotten:
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
-def lock(path: Path) -> Generator[None]:
-    """One at a time: a second `up`, `down` or `build` waits for the first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+def lock(name: str) -> Generator[None]:
+    """One at a time, from whichever checkout: a second one waits for the first."""
+    with cache("locks", name).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            note(f"waiting for another command that holds the lock {name} ...")
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -1,4 +1,4 @@
-module containermigration.io/testbed/containerd
+module containermigration.io/testbed/containerd-2.4
 
 go 1.26.6
 
