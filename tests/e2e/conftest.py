@@ -8,10 +8,12 @@ from collections.abc import Generator, Iterator
 
 import pytest
 
-from support.cluster import Kubectl, NotInTimeError, agents, wait_for, what_happened, workers
+from support import testbed as testbed_support
+from support.cluster import Kubectl, NotInTimeError, agents, schedulable, wait_for, what_happened, workers
 from support.migration import Migrations, leftovers
 
 REPORT = pytest.StashKey[pytest.TestReport]()
+DESELECTED = pytest.StashKey[list[pytest.Item]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -19,8 +21,28 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    """Without a cluster to test, the project's own is brought up, or used as it is."""
+    config.addinivalue_line("markers", "testbed: needs the project's own kind cluster (tests/kind)")
     if path := config.getoption("--kubeconfig"):
+        if path != os.environ.get("KUBECONFIG"):
+            os.environ.pop(testbed_support.NAME, None)
         os.environ["KUBECONFIG"] = str(path)
+    elif "KUBECONFIG" not in os.environ and not config.option.collectonly:
+        testbed_support.enter()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Elsewhere than on the test bed its own tests are not selected, and the summary says so."""
+    if testbed_support.current() is None:
+        config.stash[DESELECTED] = [item for item in items if item.get_closest_marker("testbed")]
+        items[:] = [item for item in items if item not in config.stash[DESELECTED]]
+        config.hook.pytest_deselected(items=config.stash[DESELECTED])
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    deselected: list[pytest.Item] = config.stash.get(DESELECTED, list[pytest.Item]())
+    for item in deselected:
+        terminalreporter.write_line(f"DESELECTED {item.nodeid}: needs the project's own kind cluster (tests/kind)")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -35,9 +57,35 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 @pytest.fixture(scope="session")
-def kubectl() -> Kubectl:
-    """kubectl as cluster admin; the operator and all agents are ready."""
+def api() -> Kubectl:
+    """kubectl as cluster admin, on a cluster that need not run the operator."""
     kubectl = Kubectl()
+    try:
+        wait_for("two nodes that pods are scheduled to", lambda: len(schedulable(kubectl)) >= 2, seconds=90)
+    except NotInTimeError as problem:
+        pytest.exit(f"{problem}\n{kubectl('get', 'nodes', '-o', 'wide', check=False).stdout}", returncode=1)
+    return kubectl
+
+
+@pytest.fixture(scope="session")
+def pair(api: Kubectl) -> tuple[str, str]:
+    """Two nodes that pods are scheduled to."""
+    first, second, *_ = schedulable(api)
+    return first, second
+
+
+@pytest.fixture(scope="session")
+def testbed() -> testbed_support.Testbed:
+    """The project's own kind cluster; a test that takes it is marked `testbed`."""
+    found = testbed_support.current()
+    assert found, "mark the test with `testbed`: there is none"
+    return found
+
+
+@pytest.fixture(scope="session")
+def kubectl(api: Kubectl) -> Kubectl:
+    """kubectl as cluster admin; the operator and all agents are ready."""
+    kubectl = api
     try:
         wait_for(
             "two nodes that can take part", lambda: len(workers(kubectl)) >= 2 and len(agents(kubectl)) >= 2, seconds=90
@@ -55,14 +103,16 @@ def nodes(kubectl: Kubectl) -> tuple[str, str]:
 
 
 @pytest.fixture
-def namespace(kubectl: Kubectl) -> Iterator[str]:
+def namespace(api: Kubectl) -> Iterator[str]:
     """A fresh namespace; removed with all that is in it."""
     name = f"e2e-{secrets.token_hex(3)}"
-    kubectl("create", "namespace", name)
+    api("create", "namespace", name)
     yield name
-    kubectl("delete", "cmig", "--all", "-n", name, "--wait=true", timeout=120)
-    kubectl("delete", "pods", "--all", "-n", name, "--grace-period=1", "--wait=true", timeout=120)
-    kubectl("delete", "namespace", name, "--wait=false")
+    if api.get("crd", "containermigrations.containermigration.io"):
+        api("delete", "cmig", "--all", "-n", name, "--wait=true", timeout=120)
+    api("delete", "deployments,statefulsets", "--all", "-n", name, "--wait=true", timeout=120)
+    api("delete", "pods", "--all", "-n", name, "--grace-period=1", "--wait=true", timeout=120)
+    api("delete", "namespace", name, "--wait=false")
 
 
 @pytest.fixture

@@ -106,6 +106,15 @@ def on_node(kubectl: Kubectl, node: str, script: str, timeout: float = 60) -> st
     return kubectl.exec(agent, SYSTEM, "nsenter", "-t", "1", "-a", "--", "sh", "-c", script, timeout=timeout)
 
 
+def schedulable(kubectl: Kubectl) -> list[str]:
+    """Return the names of the Ready nodes that ordinary pods are scheduled to."""
+    return sorted(
+        node["metadata"]["name"]
+        for node in kubectl.list("nodes")
+        if condition(node, "Ready").get("status") == "True" and not node["spec"].get("taints")
+    )
+
+
 def workers(kubectl: Kubectl) -> list[str]:
     """Return the names of the nodes that can take part in a migration."""
     return sorted(n["metadata"]["name"] for n in kubectl.list("nodes", "-l", "containermigration.io/target=true"))

@@ -146,10 +146,10 @@ def prepare(cluster: Cluster, *, reused: bool) -> None:
 
 def begin(cluster: Cluster) -> None:
     """From here on `down` knows what to remove, and where."""
-    limits.raise_them()
     for folder in (cluster.run, cluster.shared):
         folder.mkdir(parents=True, exist_ok=True)
     cluster.shared.chmod(0o777)
+    limits.raise_them()
     cluster.plan.save(cluster.recorded_plan)
 
 

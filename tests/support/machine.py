@@ -1,0 +1,87 @@
+"""The machine that a cluster runs on, as it must look again when the cluster has gone."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+OURS = "container-migration-testbed"
+"""In the name of every path and cgroup of every cluster."""
+
+NAMESPACES = ("net", "mnt", "pid", "ipc", "uts", "cgroup")
+SETTINGS = ("net/ipv4/ip_forward", "net/ipv4/conf/all/forwarding", "net/ipv6/conf/all/forwarding")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Compared before and after. What belongs to other clusters is left out: they come and go meanwhile."""
+
+    mounts: frozenset[str]
+    cgroups: frozenset[str]
+    interfaces: str
+    firewall: str
+    settings: tuple[str, ...]
+
+
+def look() -> Machine:
+    """Look at the machine itself, though this process may be in a cluster's network."""
+    mounts = [line.split(" - ")[0].split(" ", 3)[3] for line in Path("/proc/1/mountinfo").read_text().splitlines()]
+    return Machine(
+        mounts=frozenset(mount for mount in mounts if OURS not in mount),
+        cgroups=frozenset(str(path) for path in cgroups() if OURS not in str(path)),
+        interfaces=on_machine("ip", "-o", "link", "show"),
+        firewall=firewall(),
+        settings=tuple(on_machine("cat", f"/proc/sys/{name}").strip() for name in SETTINGS),
+    )
+
+
+def on_machine(*command: str) -> str:
+    """Run a command in the network of pid 1."""
+    done = subprocess.run(
+        ("nsenter", "--net=/proc/1/ns/net", "--", *command), capture_output=True, text=True, check=True, timeout=60
+    )
+    return done.stdout
+
+
+def firewall() -> str:
+    """Return the rules, without the counters and dates that change by themselves."""
+    saved = [on_machine(tool) for tool in ("iptables-save", "ip6tables-save")]
+    rules = [line.split(" [")[0] for text in saved for line in text.splitlines() if not line.startswith("#")]
+    return "\n".join([*rules, on_machine("nft", "--stateless", "list", "ruleset")])
+
+
+def cgroups(below: str = "") -> Iterator[Path]:
+    """All control groups whose path has that text, in every hierarchy."""
+    for top in Path("/sys/fs/cgroup").rglob("cgroup.procs"):
+        if below in str(top):
+            yield top.parent
+
+
+def processes_below(cgroup: str) -> set[int]:
+    """Return the processes in the control groups with that name in their path."""
+    found: set[int] = set()
+    for group in cgroups(cgroup):
+        with suppress(OSError):
+            found.update(int(pid) for pid in (group / "cgroup.procs").read_text().split())
+    return found
+
+
+def namespaces_of(pids: set[int]) -> set[str]:
+    """Return the namespaces these processes are in, but those of pid 1."""
+    links = {link for pid in pids for link in namespace_links(pid)}
+    return links - namespace_links(1)
+
+
+def namespace_links(pid: int) -> set[str]:
+    with suppress(OSError):  # it has just ended
+        return {str(Path(f"/proc/{pid}/ns/{kind}").readlink()) for kind in NAMESPACES}
+    return set()
+
+
+def processes_in(namespaces: set[str]) -> set[int]:
+    """Return the processes that are in one of these namespaces."""
+    pids = {int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()}
+    return {pid for pid in pids if namespace_links(pid) & namespaces}

@@ -1,0 +1,60 @@
+"""The project's own kind cluster, for the tests that say they need it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shlex
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+COMMAND = Path(__file__).parents[1] / "kind" / "cluster"
+NAME = "TESTBED_CLUSTER"
+"""The variable that names the cluster; `cluster exec` and `cluster env` set it."""
+
+CLONE_NEWNET = 0x40000000
+SHARED = "/mnt/shared"
+"""The folder that all nodes share."""
+
+
+@dataclass(frozen=True)
+class Testbed:
+    """Runs the verbs of `tests/kind/cluster` for one cluster."""
+
+    __test__ = False  # pytest: the name begins with Test, it is none
+
+    name: str
+
+    def command(self, *args: str) -> list[str]:
+        """Return the words that run a verb."""
+        return [str(COMMAND), "--name", self.name, *args]
+
+    def __call__(self, *args: str, timeout: float = 600) -> str:
+        """Run a verb and return its output; a failure's message has what it said."""
+        done = subprocess.run(self.command(*args), capture_output=True, text=True, check=False, timeout=timeout)
+        assert done.returncode == 0, f"cluster {' '.join(args)}: {done.stderr}"
+        return done.stdout
+
+    def variables(self, *verb: str) -> dict[str, str]:
+        """Return what a verb exports: `env`, `s3`."""
+        words = [line.removeprefix("export ") for line in self(*verb).splitlines()]
+        return dict(shlex.split(os.path.expandvars(word))[0].split("=", 1) for word in words)
+
+
+def enter(name: str = "ctrmig") -> None:
+    """Bring the cluster up, unless it is, and move this process into its network."""
+    testbed = Testbed(name)
+    testbed("up", timeout=3600)
+    os.environ.update(testbed.variables("env"))
+    if namespace := os.environ["TESTBED_NETNS"]:
+        with Path(namespace).open() as file:
+            libc = ctypes.CDLL(None, use_errno=True)
+            if libc.setns(file.fileno(), CLONE_NEWNET):
+                raise OSError(ctypes.get_errno(), f"cannot enter the network namespace {namespace}")
+
+
+def current() -> Testbed | None:
+    """Return the cluster that the environment names, or None on any other cluster."""
+    name = os.environ.get(NAME)
+    return Testbed(name) if name else None
