@@ -204,8 +204,11 @@ def test_an_image_is_built_and_loaded_into_every_node(
     api.apply(*(pod(n, namespace, ["redis-server", "--version"], node) for n, node in zip(names, pair, strict=True)))
     ids: set[str] = set()
     for name in names:
-        wait_for(f"{name} logs", lambda n=name: bool(api.logs(n, namespace)), seconds=30)
-        assert api.logs(name, namespace)[0].startswith("Redis server")
+        wait_for(
+            f"the version that {name} logs",
+            lambda n=name: api("logs", n, "-n", namespace, check=False).stdout.startswith("Redis server"),
+            seconds=30,
+        )
         found = api.get("pod", name, namespace)
         assert found
         ids.add(found["status"]["containerStatuses"][0]["imageID"])
