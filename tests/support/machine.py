@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
@@ -25,10 +26,21 @@ class Machine:
     firewall: str
     settings: tuple[str, ...]
 
+    def differences(self, other: Machine) -> dict[str, object]:
+        """Return what is not the same, by name; an empty mapping when all is."""
+        found: dict[str, object] = {
+            "mounts": self.mounts ^ other.mounts,
+            "cgroups": self.cgroups ^ other.cgroups,
+            "interfaces": self.interfaces != other.interfaces and (self.interfaces, other.interfaces),
+            "firewall": self.firewall != other.firewall and (self.firewall, other.firewall),
+            "settings": self.settings != other.settings and (self.settings, other.settings),
+        }
+        return {name: value for name, value in found.items() if value}
+
 
 def look() -> Machine:
     """Look at the machine itself, though this process may be in a cluster's network."""
-    mounts = [line.split(" - ")[0].split(" ", 3)[3] for line in Path("/proc/1/mountinfo").read_text().splitlines()]
+    mounts = [line.split(" - ")[0].split(" ", 3)[3] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     return Machine(
         mounts=frozenset(mount for mount in mounts if OURS not in mount),
         cgroups=frozenset(str(path) for path in cgroups() if OURS not in str(path)),
@@ -39,11 +51,19 @@ def look() -> Machine:
 
 
 def on_machine(*command: str) -> str:
-    """Run a command in the network of pid 1."""
-    done = subprocess.run(
-        ("nsenter", "--net=/proc/1/ns/net", "--", *command), capture_output=True, text=True, check=True, timeout=60
-    )
-    return done.stdout
+    """Run a command in the machine's own network."""
+    enter = ("nsenter", f"--net=/proc/{outside()}/ns/net", "--")
+    return subprocess.run((*enter, *command), capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+def outside() -> int:
+    """Return this process or its nearest ancestor that is not in a cluster's network: somebody has entered it."""
+    namespace = os.environ.get("TESTBED_NETNS")
+    inside = Path(namespace).stat().st_ino if namespace else None
+    pid = os.getpid()
+    while Path(f"/proc/{pid}/ns/net").stat().st_ino == inside:
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return pid
 
 
 def firewall() -> str:
@@ -70,9 +90,9 @@ def processes_below(cgroup: str) -> set[int]:
 
 
 def namespaces_of(pids: set[int]) -> set[str]:
-    """Return the namespaces these processes are in, but those of pid 1."""
+    """Return the namespaces these processes are in, but the machine's own."""
     links = {link for pid in pids for link in namespace_links(pid)}
-    return links - namespace_links(1)
+    return links - namespace_links(outside())
 
 
 def namespace_links(pid: int) -> set[str]:
