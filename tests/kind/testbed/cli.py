@@ -109,8 +109,9 @@ def add_rest(added: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 
 def up(cluster: Cluster, options: argparse.Namespace) -> None:
-    requirements.require_root()
     wishes = source.Wishes(options.workers, options.containerd, options.from_packages, options.image)
+    if not requirements.is_root():
+        source.require(wishes, running=False, packages=True)
     with one_at_a_time(cluster):
         kindcluster.up(recorded(cluster.name), wishes)
         if options.with_criu:

@@ -1,6 +1,5 @@
 """Debian's packages and roots. The mirror is whatever this machine's own apt is configured with."""
 
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,10 +68,6 @@ def install_missing() -> None:
             install(packages)
     elif not apt_is_updated():
         host.run(["apt-get", "update", "-q"])
-
-
-def is_root() -> bool:
-    return os.geteuid() == 0
 
 
 def apt_is_updated() -> bool:

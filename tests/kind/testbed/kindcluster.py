@@ -39,6 +39,13 @@ kubeadmConfigPatches:
   kind: KubeletConfiguration
   failCgroupV1: false
   cgroupDriver: {cgroup_driver}
+- |
+  kind: ClusterConfiguration
+  etcd:
+    local:
+      extraArgs:
+      - name: unsafe-no-fsync
+        value: "true"
 containerdConfigPatches:
 - |
   [plugins."io.containerd.grpc.v1.cri"]
@@ -54,7 +61,11 @@ containerdConfigPatches:
       SystemdCgroup = {systemd_cgroup}
 nodes:
 """
-"""Plugin names are those of configuration version 2, in which kind writes the file that this is merged into."""
+"""Plugin names are those of configuration version 2, in which kind writes the file that this is merged into.
+
+etcd does not wait for the disk: a cluster that the machine's crash takes along is made anew anyway, and on a busy disk
+the waiting makes the API server give up.
+"""
 
 NODE = """\
 - role: {role}

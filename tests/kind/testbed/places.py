@@ -95,10 +95,13 @@ def recorded(name: str) -> Cluster:
     return replace(cluster, plan=plan) if plan else cluster
 
 
+def cache_root() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "container-migration"
+
+
 def cache(*parts: str) -> Path:
     """A path in the cache; its parent exists."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "container-migration"
-    path = root.joinpath(*parts)
+    path = cache_root().joinpath(*parts)
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
 

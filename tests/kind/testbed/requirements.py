@@ -1,12 +1,13 @@
 """What this machine must have. Everything that is missing is told in one message, before anything is changed."""
 
+import os
 import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from . import debian, host, versions
-from .places import STATE, cache
+from .places import STATE, cache_root
 
 KERNEL_CHECKPOINTS = Path("/proc/sys/kernel/ns_last_pid")
 """There only in a kernel with CONFIG_CHECKPOINT_RESTORE."""
@@ -37,9 +38,9 @@ class Facts:
 
 
 def facts() -> Facts:
-    there, disk_of_state = cache("any").parent, nearest(STATE)
+    there, disk_of_state = nearest(cache_root()), nearest(STATE)
     return Facts(
-        root=debian.is_root(),
+        root=is_root(),
         go=go_version(),
         apt=shutil.which("apt-get") is not None,
         keyring=debian.KEYRING.is_file(),
@@ -49,7 +50,7 @@ def facts() -> Facts:
         cache_disk=free_disk(there),
         state_disk=free_disk(disk_of_state),
         same_disk=there.stat().st_dev == disk_of_state.stat().st_dev,
-        cold=not any(cache("bin", "any").parent.glob("kubernetes-*")),
+        cold=not any((cache_root() / "bin").glob("kubernetes-*")),
     )
 
 
@@ -88,14 +89,14 @@ def missing_disk(found: Facts, workers: int) -> list[str]:
     for_state = NODE_GIB * (workers + 1)
     if found.same_disk:
         for_cache, for_state = for_cache + for_state, 0.0
-    wanted = [(cache("any").parent, for_cache, found.cache_disk), (STATE, for_state, found.state_disk)]
+    wanted = [(cache_root(), for_cache, found.cache_disk), (STATE, for_state, found.state_disk)]
     return [
         f"{need:.1f} GiB of free disk for {place}: there are {free:.1f}" for place, need, free in wanted if free < need
     ]
 
 
 def require_root() -> None:
-    refuse([] if debian.is_root() else ["root: run it with sudo"])
+    refuse([] if is_root() else ["root: run it with sudo"])
 
 
 def require_tools(*, packages: bool) -> None:
@@ -112,6 +113,10 @@ def require_for_cluster(*, packages: bool, workers: int) -> None:
     refuse(missing_tools(found, packages=packages) + for_cluster)
     if packages:
         debian.install_missing()
+
+
+def is_root() -> bool:
+    return os.geteuid() == 0
 
 
 def refuse(missing: list[str]) -> None:
