@@ -31,6 +31,13 @@ def pytest_configure(config: pytest.Config) -> None:
         testbed_support.enter()
 
 
+def pytest_report_header() -> list[str]:
+    """Say what is tested: a cluster that was not made from packages may have any versions."""
+    info = ".status.nodeInfo"
+    columns = f"NODE:.metadata.name,KUBELET:{info}.kubeletVersion,RUNTIME:{info}.containerRuntimeVersion"
+    return Kubectl()("get", "nodes", "-o", f"custom-columns={columns}", check=False).stdout.splitlines()
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Elsewhere than on the test bed its own tests are not selected, and the summary says so."""
     if testbed_support.current() is None:

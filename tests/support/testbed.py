@@ -42,9 +42,9 @@ class Testbed:
         return dict(shlex.split(os.path.expandvars(word))[0].split("=", 1) for word in words)
 
 
-def enter(name: str = "ctrmig") -> None:
+def enter() -> None:
     """Bring the cluster up, unless it is, and move this process into its network."""
-    testbed = Testbed(name)
+    testbed = Testbed(os.environ.get(NAME, "ctrmig"))
     testbed("up", timeout=3600)
     os.environ.update(testbed.variables("env"))
     if namespace := os.environ["TESTBED_NETNS"]:

@@ -38,7 +38,7 @@ def illnesses(cluster: Cluster) -> Iterator[tuple[str, str]]:
     try:
         yield from ill_nodes(cluster)
         yield from ill_pods(cluster)
-    except host.CommandError as error:
+    except host.TestbedError as error:
         yield f"The API server does not answer: {error}", ""
         yield "The control plane's logs end with:", output(cluster, "exec", cluster.nodes[0], "sh", "-c", LATEST_LOGS)
 

@@ -19,10 +19,10 @@ VERSIONS = {
 def report(cluster: Cluster) -> str:
     lines = [f"cluster {cluster.name}: {summary(cluster)}"]
     if kindcluster.is_whole(cluster):
-        server = engine.docker(cluster, "version", "--format", "{{.Server.Version}}").strip()
+        version = engine.docker(cluster, "version", "--format", "{{.Client.Version}}").strip()
         lines += [node_line(node) for node in nodes(cluster)]
         lines.append(f"in the nodes: {in_the_nodes(cluster)}")
-        lines.append(f"engine: {cluster.plan.engine} {server}; node image: {cluster.plan.image}")
+        lines.append(f"engine: {cluster.plan.engine} {version}; node image: {cluster.plan.image}")
         lines.append(f"  because {cluster.plan.why}")
         lines.append(f"shared folder: {kindcluster.SHARED} in every node is {cluster.shared} here")
         running = works(cluster, cluster.nodes[0], "systemctl", "--quiet", "is-active", S3_UNIT)

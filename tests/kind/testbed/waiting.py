@@ -7,7 +7,8 @@ from typing import TypeVar
 from . import diagnosis, host
 from .places import Cluster
 
-READY_SECONDS = 120
+READY_SECONDS = 180
+"""Ample for a machine that has other things to do; a quiet one needs 10."""
 
 T = TypeVar("T")
 
