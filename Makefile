@@ -75,6 +75,10 @@ cluster-up: ## bring the kind cluster up (about 20 minutes the first time, about
 cluster-down: ## remove the cluster and everything it put on this machine, but the cache
 	$(TESTBED) down
 
+.PHONY: cluster-status
+cluster-status: ## nodes, versions, where all came from, and the work-arounds in force
+	$(TESTBED) status
+
 .PHONY: images
 images: ## build operator, agent and the tests' workload image, and load them into the nodes
 	$(TESTBED) build operator agent workload
