@@ -13,7 +13,7 @@ FROM_THE_HOST = ("SSL_CERT_FILE", "PIP_CERT", "PIP_INDEX_URL", "GOPROXY", "GONOS
 """Build arguments that say how this machine reaches the package registries; passed to Dockerfiles that declare them."""
 
 MOUNTED = ("/etc/ssl/certs", "/etc/pip.conf")
-"""The same for what is configured by files; a mount, so that none of it gets into an image."""
+"""The same for what is configured by files, mounted where SSL_CERT_FILE is declared: none of it gets into an image."""
 
 
 def buildah(*arguments: str) -> str:
@@ -60,16 +60,18 @@ def inputs(tag: str) -> str | None:
 def build(tag: str, dockerfile: Path, context: Path, key: str) -> None:
     """Builds with the host's network and Go build cache, in Docker's format: its id survives the export."""
     options = ["--format", "docker", "--pull-never", "--layers", "--label", f"{INPUTS_LABEL}={key}"]
-    options += [word for volume in volumes() for word in ("--volume", volume)]
+    options += [word for volume in volumes(dockerfile.read_text()) for word in ("--volume", volume)]
     options += [word for argument in arguments(dockerfile.read_text()) for word in ("--build-arg", argument)]
     bud = command("bud", *options, "--tag", tag, "--file", str(dockerfile), str(context))
     with scratch() as work:
         host.run(host.contained(*bud), env={**environment(), "TMPDIR": str(work)})
 
 
-def volumes() -> list[str]:
+def volumes(dockerfile: str) -> list[str]:
+    """The mounts are read-only, so a Dockerfile whose packages write certificates must not ask for them."""
     go_cache = host.run(["go", "env", "GOCACHE"]).strip()
-    return [*(f"{path}:{path}:ro" for path in MOUNTED if Path(path).exists()), f"{go_cache}:/root/.cache/go-build"]
+    asked = MOUNTED if "ARG SSL_CERT_FILE" in dockerfile else ()
+    return [*(f"{path}:{path}:ro" for path in asked if Path(path).exists()), f"{go_cache}:/root/.cache/go-build"]
 
 
 def arguments(dockerfile: str) -> list[str]:
