@@ -50,15 +50,21 @@ types: $(SYNCED) ## pyright, strict
 crds: $(SYNCED) ## write crds/ from the models
 	$(BIN)/python -m migration_api.crds crds
 
+.PHONY: docs
+docs: $(SYNCED) ## write docs/conditions.md from the constants
+	$(BIN)/python -m migration_api.docs docs/conditions.md
+
 .PHONY: manifests
 manifests: crds ## write manifests/install.yaml from the chart
 	$(TESTBED) tool helm template container-migration . --namespace $(NAMESPACE) --include-crds > manifests/install.yaml
 
 .PHONY: generated
-generated: $(SYNCED) ## fail when crds/ or manifests/ differ from what their sources generate
+generated: $(SYNCED) ## fail when crds/, docs/conditions.md or manifests/ differ from what their sources generate
 	@rm -rf build/generated && mkdir -p build/generated
 	$(BIN)/python -m migration_api.crds build/generated/crds
 	diff -r crds build/generated/crds
+	$(BIN)/python -m migration_api.docs build/generated/conditions.md
+	diff docs/conditions.md build/generated/conditions.md
 	$(TESTBED) tool helm template container-migration . --namespace $(NAMESPACE) --include-crds > build/generated/install.yaml
 	diff manifests/install.yaml build/generated/install.yaml
 

@@ -16,7 +16,7 @@ from migration_agent import host as host_module
 from migration_agent.bridge import PeerBridge
 from migration_agent.certificate import ensure_certificate
 from migration_agent.checkpoint.post_dump import Answer, PostDumpBroker
-from migration_agent.facts import node_facts, pod_facts, problems
+from migration_agent.facts import kernel_features, node_facts, pod_facts, problems
 from migration_agent.freeze import Fence, PacketDrop
 from migration_agent.freezer import Freezer
 from migration_agent.gate import Gates, GateServer
@@ -115,6 +115,7 @@ async def serve(settings: Settings) -> None:
     host, layout = Host(), Layout()
     await asyncio.to_thread(layout.prepare)
     install_problem = await asyncio.to_thread(_install, host)
+    features = await asyncio.to_thread(kernel_features, host)
 
     def certificate() -> str:
         return ensure_certificate(layout.certificate, layout.key, settings.node, settings.address)
@@ -137,7 +138,7 @@ async def serve(settings: Settings) -> None:
         return await asyncio.to_thread(broker.arrived, migration, container) is Answer.DONE
 
     def look() -> tuple[NodeFacts, tuple[str, ...]]:
-        facts = node_facts(host)
+        facts = node_facts(host, features)
         return facts, (*install_problem, *problems(facts, host))
 
     gate_server = GateServer(layout.socket, gates, GateDesk(tickets, migrations.target_of), sides.processes, post_dump)

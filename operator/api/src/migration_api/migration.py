@@ -86,7 +86,13 @@ class MigrationSpec(Model):
     pod_uid: Uid | None = Field(default=None, alias="podUID")
     """Pins the pod's incarnation: with another UID under that name the migration is refused. A tool that recreates a
     deleted ContainerMigration would otherwise move the next pod of that name."""
-    containers: Annotated[tuple[ContainerName, ...], Field(max_length=16)] | None = None
+    containers: (
+        Annotated[
+            tuple[ContainerName, ...],
+            Field(min_length=1, max_length=16, json_schema_extra={"x-kubernetes-list-type": "set"}),
+        ]
+        | None
+    ) = None
     """The containers to move with their state. Absent: all of the pod."""
     target: Target = Target()
     """Where to, and under which name."""
@@ -97,7 +103,8 @@ class MigrationSpec(Model):
     tcp_connections: TcpConnections = TcpConnections.CLOSE
     """What becomes of established TCP connections. `Close`: clients reconnect."""
     freeze_budget_seconds: Annotated[int, Field(ge=1, le=3600, json_schema_extra={"format": "int32"})] = 30
-    """How long the container may stand still before the migration is given up, in seconds."""
+    """How long the container may stand still before the migration is given up, in seconds. The effective budget is less
+    when the pod has HTTP, TCP or gRPC liveness probes: the kubelet would kill the frozen container."""
     deadline_seconds: Annotated[int, Field(ge=10, le=86400, json_schema_extra={"format": "int32"})] = 600
     """How long the migration may take before it is given up, in seconds; not after the commit."""
     cancel: bool = False
