@@ -107,6 +107,11 @@ class MigrationSpec(Model):
     when the pod has HTTP, TCP or gRPC liveness probes: the kubelet would kill the frozen container."""
     deadline_seconds: Annotated[int, Field(ge=10, le=86400, json_schema_extra={"format": "int32"})] = 600
     """How long the migration may take before it is given up, in seconds; not after the commit."""
+    ttl_seconds_after_finished: (
+        Annotated[int, Field(ge=0, le=31536000, json_schema_extra={"format": "int32"})] | None
+    ) = None
+    """How long this object is kept after the migration has ended, in seconds. Absent: until somebody deletes it. Not
+    for objects that a GitOps tool manages: it would create them again."""
     cancel: bool = False
     """Set to true to give the migration up; has no effect once it is committed."""
 
@@ -153,6 +158,8 @@ class Timings(Model):
 
     started_at: Time | None = None
     """When the operator began."""
+    prepared_at: Time | None = None
+    """When the target pod reached the gate: image, volumes and network were ready."""
     frozen_at: Time | None = None
     """When the source's containers stopped, by the source node's clock."""
     dumped_at: Time | None = None
@@ -172,8 +179,8 @@ class Timings(Model):
 class MigrationStatus(Model):
     """What the parts report."""
 
-    observed_generation: Annotated[int, Field(ge=0, json_schema_extra={"format": "int64"})] | None = None
-    """The `metadata.generation` that this status is about."""
+    observed_generation: Annotated[int, Field(ge=-1, json_schema_extra={"format": "int64"})] | None = None
+    """The `metadata.generation` that this status is about; -1 until the operator has looked."""
     phase: Annotated[str, Field(max_length=64)] | None = None
     """A word for the print column; nothing depends on it."""
     message: Message | None = None
