@@ -56,7 +56,7 @@ docs: $(SYNCED) ## write docs/conditions.md from the constants
 
 .PHONY: manifests
 manifests: crds ## write manifests/install.yaml from the chart
-	$(TESTBED) tool helm template container-migration . --namespace $(NAMESPACE) --include-crds > manifests/install.yaml
+	$(TESTBED) tool helm template container-migration . --namespace $(NAMESPACE) --include-crds --no-hooks > manifests/install.yaml
 
 .PHONY: generated
 generated: $(SYNCED) ## fail when crds/, docs/conditions.md or manifests/ differ from what their sources generate
@@ -65,7 +65,7 @@ generated: $(SYNCED) ## fail when crds/, docs/conditions.md or manifests/ differ
 	diff -r crds build/generated/crds
 	$(BIN)/python -m migration_api.docs build/generated/conditions.md
 	diff docs/conditions.md build/generated/conditions.md
-	$(TESTBED) tool helm template container-migration . --namespace $(NAMESPACE) --include-crds > build/generated/install.yaml
+	$(TESTBED) tool helm template container-migration . --namespace $(NAMESPACE) --include-crds --no-hooks > build/generated/install.yaml
 	diff manifests/install.yaml build/generated/install.yaml
 
 .PHONY: unit

@@ -74,6 +74,20 @@ class Kube:
         raw = await self._get(f"{_CUSTOM}/namespaces/{namespace}/{MIGRATIONS}")
         return [ContainerMigration.model_validate(item) for item in _items(raw)]
 
+    async def all_migrations(self) -> list[ContainerMigration]:
+        """Return those of all namespaces."""
+        raw = await self._get(f"{_CUSTOM}/{MIGRATIONS}")
+        return [ContainerMigration.model_validate(item) for item in _items(raw)]
+
+    async def cancel(self, migration: ContainerMigration) -> None:
+        """Set `spec.cancel`: the migration is given up unless it is committed.
+
+        Raises:
+            ConflictError: it is another object by now.
+        """
+        path = _migration_path(migration.metadata.namespace, migration.metadata.name)
+        await self._patch(path, {"metadata": _precondition(migration, guarded=False), "spec": {"cancel": True}})
+
     async def patch_status(self, migration: ContainerMigration, status: Json, *, guarded: bool) -> None:
         """Merge into the status of this very object.
 

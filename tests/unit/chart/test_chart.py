@@ -30,6 +30,7 @@ SAMPLES = sorted((ROOT / "manifests" / "samples").glob("*.yaml"))
         "agent.resources.limit.memory=1Gi",
         "agent.tolerations[0].keys=a",
         "operator.replicas=2",
+        "uninstall.waitSeconds=0",
         "imagePullSecrets[0]=registry",
         "agent=null",
     ],
