@@ -24,6 +24,8 @@ from migration_agent.gate_desk import GateDesk
 from migration_agent.host import Host
 from migration_agent.install import InstallFailure, install
 from migration_agent.journal import Journal, SourceRecord, TargetRecord
+from migration_agent.metrics import certificate_ends
+from migration_agent.metrics import serve as serve_metrics
 from migration_agent.migrations import Migrations
 from migration_agent.paths import Layout
 from migration_agent.peer import PeerClient, PeerServer
@@ -151,6 +153,7 @@ async def serve(settings: Settings) -> None:
     def renewed() -> str:
         pem = certificate()
         context.load_cert_chain(layout.certificate, layout.key)  # counts for the next connections
+        certificate_ends(pem)
         return pem
 
     await migrations.start()
@@ -158,6 +161,7 @@ async def serve(settings: Settings) -> None:
     peer_server.start()
     await asyncio.to_thread(renewed)
     await api_server.start(settings.address, settings.api_port, context)
+    stop_metrics = serve_metrics(settings.address, settings.metrics_port, migrations.frozen_containers)
     background = (
         asyncio.create_task(Publisher(settings, api, renewed, look).run(), name="publisher"),
         asyncio.create_task(_housekeeping(migrations, trust, settings.housekeeping_seconds), name="housekeeping"),
@@ -169,6 +173,7 @@ async def serve(settings: Settings) -> None:
         task.cancel()
     await asyncio.gather(*background, return_exceptions=True)
     await api_server.stop()
+    await asyncio.to_thread(stop_metrics)
     await asyncio.to_thread(peer_server.close)
     await migrations.stop()
     await gate_server.stop()

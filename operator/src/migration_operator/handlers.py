@@ -19,6 +19,7 @@ from migration_operator.agents import Agents
 from migration_operator.drivers import Drivers
 from migration_operator.expiry import Expiry
 from migration_operator.kube import Kube
+from migration_operator.metrics import Metrics
 from migration_operator.node_labels import NodeLabels
 from migration_operator.observation import is_finished
 
@@ -34,12 +35,14 @@ class Context:
 
     kube: Kube
     agents: Agents
+    metrics: Metrics = field(init=False)
     drivers: Drivers = field(init=False)
     labels: NodeLabels = field(init=False)
     expiry: Expiry = field(init=False)
 
     def __post_init__(self) -> None:
-        self.drivers = Drivers(self.kube, self.agents)
+        self.metrics = Metrics()
+        self.drivers = Drivers(self.kube, self.agents, self.metrics)
         self.labels = NodeLabels(self.kube)
         self.expiry = Expiry(self.kube)
 
@@ -91,6 +94,7 @@ def _watch(registry: kopf.OperatorRegistry, context: Context) -> None:
         # A finished one needs a driver only to take a finalizer away that was left behind.
         idle = is_finished(migration) and FINALIZER not in migration.metadata.finalizers
         context.drivers.notice(migration, idle=idle)
+        context.metrics.notice(migration, deleted=type == "DELETED")
         if type != "DELETED":
             context.expiry.notice(migration)
 

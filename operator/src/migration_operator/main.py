@@ -26,6 +26,7 @@ async def run() -> None:
     kube = await Kube.connect()
     agents = Agents(Path(os.environ.get("AGENT_TOKEN_FILE", _TOKEN_FILE)))
     context = Context(kube, agents)
+    context.metrics.serve()
     loops = [
         asyncio.create_task(context.labels.run(), name="node labels"),
         asyncio.create_task(context.expiry.run(), name="expiry"),

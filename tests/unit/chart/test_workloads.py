@@ -127,9 +127,9 @@ def test_the_operators_token_is_for_agents_only(manifests: list[Manifest]) -> No
 
 def test_probes_ask_what_the_parts_answer(manifests: list[Manifest]) -> None:
     operator, agent = container(manifests, "operator"), container(manifests, "agent")
-    assert {p["name"]: p["containerPort"] for p in operator["ports"]} == {"health": 8080}
+    assert {p["name"]: p["containerPort"] for p in operator["ports"]} == {"health": 8080, "metrics": 8081}
     assert operator["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "health"}
-    assert {p["name"]: p["containerPort"] for p in agent["ports"]} == {"api": 9443, "peer": 9444}
+    assert {p["name"]: p["containerPort"] for p in agent["ports"]} == {"api": 9443, "peer": 9444, "metrics": 9445}
     for probe in (agent["livenessProbe"], agent["readinessProbe"]):
         assert probe["httpGet"] == {"path": "/healthz", "port": "api", "scheme": "HTTPS"}
 
