@@ -102,6 +102,12 @@ e2e-only: $(SYNCED) ## end-to-end tests on the cluster as it is
 demo: $(SYNCED) cluster-up deploy ## the main job, from nothing: a redis moves to another node while a client writes to it
 	PYTHONPATH=tests $(TESTBED) exec -- $(BIN)/python -m demo
 
+RUNC ?= $(firstword $(shell command -v runc) $(wildcard $(HOME)/.cache/container-migration/debs/engine-*/usr/sbin/runc))
+
+.PHONY: bench-interposer
+bench-interposer: $(SYNCED) ## what the interposer adds to a call of runc (RUNC=…: the real one; default: PATH, test bed)
+	PYTHONPATH=tests $(BIN)/python -m bench.interposer --runc "$(RUNC)"
+
 .PHONY: clean
 clean: ## remove the Python environments and build results of this checkout
 	rm -rf .venv .tools build
