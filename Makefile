@@ -108,6 +108,10 @@ RUNC ?= $(firstword $(shell command -v runc) $(wildcard $(HOME)/.cache/container
 bench-interposer: $(SYNCED) ## what the interposer adds to a call of runc (RUNC=…: the real one; default: PATH, test bed)
 	PYTHONPATH=tests $(BIN)/python -m bench.interposer --runc "$(RUNC)"
 
+.PHONY: bench-idle
+bench-idle: $(SYNCED) ## memory and processor time of operator and agents when nothing happens, over a minute
+	PYTHONPATH=tests $(TESTBED) exec -- $(BIN)/python -m bench.idle
+
 .PHONY: clean
 clean: ## remove the Python environments and build results of this checkout
 	rm -rf .venv .tools build

@@ -176,8 +176,8 @@ def test_the_commands_of_the_rescue_page(
     as_admin(end)
     on_source(wipe)
     assert migrations.get("move") is None
-    address = (migrations.pod("ballast") or {})["status"]["podIP"]
-    assert on_source(f"ping -c 1 -W 5 {address} >/dev/null && echo reached").strip() == "reached"
+    connect = "import os, socket; socket.create_connection((os.environ['KUBERNETES_SERVICE_HOST'], 443), 10)"
+    kubectl.exec("ballast", migrations.namespace, "python3", "-c", connect)
 
 
 @pytest.mark.usefixtures("agents_come_back")

@@ -27,7 +27,6 @@ _RESTORE_FEATURES = (
     "aio_remap",
     "get_rseq_conf",
     "loginuid",
-    "memfd",
     "move_mount_set_group",
     "nsid",
     "openat2",
