@@ -203,7 +203,7 @@ def test_uninstall_and_install_again(kubectl: Kubectl, migrations: Migrations, n
     assert [m for m in kubectl.list("cmig", "-A") if m["metadata"].get("finalizers")] == []
     assert kubectl.get("runtimeclass", "migratable") is not None
     assert kubectl.get("crd", "containermigrations.containermigration.io") is not None
-    assert kubectl.list("pods", "-n", SYSTEM) == []
+    wait_for("the end of its pods", lambda: not kubectl.list("pods", "-n", SYSTEM), seconds=60)
     goes_on_without_a_gap(kubectl, migrations, "stayer")
 
     # A moved pod outlives what moved it: its container crashes, and is started again, cold, by what stayed on the node.
