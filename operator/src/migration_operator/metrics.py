@@ -85,7 +85,9 @@ class Metrics(Collector):
         self._ended.labels(result).inc()
         if status.timings.freeze_seconds is not None:
             self._freeze.labels(result).observe(float(status.timings.freeze_seconds))
-        for phase, seconds in phase_seconds(status.timings).items():
+        # A refusal takes no time worth a histogram: nothing was done.
+        begun = status.source.pod_uid is not None
+        for phase, seconds in phase_seconds(status.timings).items() if begun else ():
             self._phases.labels(phase).observe(seconds)
         self._bytes.inc(status.progress.bytes_done or 0)
 

@@ -31,6 +31,7 @@ def ended(result: str, freeze: str | None = None, **timings: Any) -> MigrationSt
     return MigrationStatus.model_validate(
         {
             "conditions": [condition],
+            "source": {} if result == "PreflightFailed" else {"nodeName": "node-a", "podUID": "a"},
             "progress": {"bytesTotal": 1000, "bytesDone": 1000},
             "timings": {"freezeSeconds": freeze, **timings},
         }
@@ -84,6 +85,8 @@ def test_phases_are_the_spans_between_the_timings() -> None:
     assert sample(metrics, "phase_seconds_sum", phase="prepare") == 2
     assert sample(metrics, "phase_seconds_sum", phase="all") == 9
     assert sample(metrics, "phase_seconds_count", phase="dump") is None
+    metrics.ended(ended("PreflightFailed", startedAt=after(0), completedAt=after(0)))
+    assert sample(metrics, "phase_seconds_count", phase="all") == 1, "a refusal has no phases"
 
 
 def test_what_goes_on_is_told_as_it_is_now() -> None:
