@@ -50,16 +50,22 @@ types: $(SYNCED) ## pyright, strict
 crds: $(SYNCED) ## write crds/ from the models
 	$(BIN)/python -m migration_api.crds crds
 
+.PHONY: docs
+docs: $(SYNCED) ## write docs/conditions.md from the constants
+	$(BIN)/python -m migration_api.docs docs/conditions.md
+
 .PHONY: manifests
 manifests: crds ## write manifests/install.yaml from the chart
-	$(TESTBED) tool helm template container-migration . --namespace $(NAMESPACE) --include-crds > manifests/install.yaml
+	$(TESTBED) tool helm template container-migration . --namespace $(NAMESPACE) --include-crds --no-hooks > manifests/install.yaml
 
 .PHONY: generated
-generated: $(SYNCED) ## fail when crds/ or manifests/ differ from what their sources generate
+generated: $(SYNCED) ## fail when crds/, docs/conditions.md or manifests/ differ from what their sources generate
 	@rm -rf build/generated && mkdir -p build/generated
 	$(BIN)/python -m migration_api.crds build/generated/crds
 	diff -r crds build/generated/crds
-	$(TESTBED) tool helm template container-migration . --namespace $(NAMESPACE) --include-crds > build/generated/install.yaml
+	$(BIN)/python -m migration_api.docs build/generated/conditions.md
+	diff docs/conditions.md build/generated/conditions.md
+	$(TESTBED) tool helm template container-migration . --namespace $(NAMESPACE) --include-crds --no-hooks > build/generated/install.yaml
 	diff manifests/install.yaml build/generated/install.yaml
 
 .PHONY: unit
@@ -99,6 +105,16 @@ e2e-only: $(SYNCED) ## end-to-end tests on the cluster as it is
 .PHONY: demo
 demo: $(SYNCED) cluster-up deploy ## the main job, from nothing: a redis moves to another node while a client writes to it
 	PYTHONPATH=tests $(TESTBED) exec -- $(BIN)/python -m demo
+
+RUNC ?= $(firstword $(shell command -v runc) $(wildcard $(HOME)/.cache/container-migration/debs/engine-*/usr/sbin/runc))
+
+.PHONY: bench-interposer
+bench-interposer: $(SYNCED) ## what the interposer adds to a call of runc (RUNC=…: the real one; default: PATH, test bed)
+	PYTHONPATH=tests $(BIN)/python -m bench.interposer --runc "$(RUNC)"
+
+.PHONY: bench-idle
+bench-idle: $(SYNCED) ## memory and processor time of operator and agents when nothing happens, over a minute
+	PYTHONPATH=tests $(TESTBED) exec -- $(BIN)/python -m bench.idle
 
 .PHONY: clean
 clean: ## remove the Python environments and build results of this checkout

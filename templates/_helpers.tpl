@@ -32,6 +32,23 @@ image: {{ printf "%s:%s" $image.repository ($image.tag | default .root.Chart.App
 imagePullPolicy: {{ $image.pullPolicy }}
 {{- end }}
 
+{{/* Neither root nor able to become it, and nothing to write to. */}}
+{{- define "container-migration.confinedPod" -}}
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 65532
+  runAsGroup: 65532
+  seccompProfile:
+    type: RuntimeDefault
+{{- end }}
+{{- define "container-migration.confinedContainer" -}}
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities:
+    drop: [ALL]
+{{- end }}
+
 {{/*
 Who asks, as variables of an admission policy. `node` is the node of the pod that the token is bound to: the API server
 puts it there, so an agent can speak for no other node. Empty for tokens that are not bound to a scheduled pod.

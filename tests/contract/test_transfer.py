@@ -28,7 +28,7 @@ from migration_agent.transport.frames import (
     read_frame,
     write_frame,
 )
-from migration_agent.transport.manifest import EntryDigest, ManifestError, entries_below, verify
+from migration_agent.transport.manifest import EntryDigest, ManifestError, checkpoint_bytes, entries_below, verify
 from migration_agent.trust import Identity, Peer, Trust
 from migration_api.base import Model
 from support.agent import MIGRATION
@@ -156,6 +156,13 @@ def test_a_checkpoint_arrives_as_it_was_and_private(nodes: Nodes, checkpoint: Pa
         file.seek(5_000_000)
         file.write(b"!")
     assert not verify(received, entries)
+
+
+def test_the_total_is_what_arrives(nodes: Nodes, checkpoint: Path) -> None:
+    """An admin's progress ends at its total."""
+    nodes.send(checkpoint)
+    entries, _ = nodes.handler.results[-1]
+    assert checkpoint_bytes(checkpoint / "main") == sum(entry.size for entry in entries or ())
 
 
 def test_the_target_refuses_what_it_was_not_told_of(nodes: Nodes, checkpoint: Path) -> None:

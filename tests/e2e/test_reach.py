@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from support.cluster import SYSTEM, Kubectl, Manifest, agents
+from support.migration import Migrations, pod
 from support.writers import Done, Writers, accepted, all_writers, refused
 
 NOT_ITS_NODE = "only by the agent on the node of that name"
@@ -89,3 +90,24 @@ def test_the_operator_changes_only_its_labels_of_a_node(
     else:
         refused(done, because)
     accepted(writers.admin.patch("node", nodes[0], patch, "--dry-run=server"))
+
+
+def test_the_operator_deletes_only_migrations_that_have_expired(
+    migrations: Migrations, nodes: tuple[str, str], writers: Writers
+) -> None:
+    """Those with a time to live far away have ended, and the operator could: it is its own business when."""
+    migrations.run_pod(pod("it", migrations.namespace, ["sleep", "infinity"], nodes[0]))
+    migrations.start("kept", "nobody")
+    migrations.start("ended", "nobody", ttlSecondsAfterFinished=86400)
+    migrations.start("unfinished", "it", target={"nodeSelector": {"no-node": "a"}}, ttlSecondsAfterFinished=86400)
+    for name in ("kept", "ended"):
+        migrations.finished(name)
+
+    def delete(who: str, name: str) -> Done:
+        return writers[who]("delete", "cmig", name, "-n", migrations.namespace, "--dry-run=server", "--wait=false")
+
+    accepted(delete("operator", "ended"))
+    refused(delete("operator", "kept"), "only ContainerMigrations that have ended")
+    refused(delete("operator", "unfinished"), "only ContainerMigrations that have ended")
+    accepted(delete("admin", "unfinished"))
+    refused(delete("source", "ended"), "is forbidden: User")

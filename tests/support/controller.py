@@ -24,6 +24,7 @@ FACTS = NodeFacts(
     kernel_version="6.12.0",
     architecture="x86_64",
     cpu_flags=("avx", "avx2", "sse"),
+    kernel_features=("timens", "userns"),
     criu_version="4.2",
     run_bytes_free=8192 * MEBIBYTE,
 )

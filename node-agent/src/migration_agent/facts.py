@@ -23,14 +23,44 @@ _INTERPOSER = f"{INSTALL_DIR}/bin/runc-migratable"
 _CONTAINERD_STATE = "/run/containerd"
 
 
-def node_facts(host: Host) -> NodeFacts:
-    """Return what this node is; a part that cannot be found out is left empty."""
+_RESTORE_FEATURES = (
+    "aio_remap",
+    "get_rseq_conf",
+    "loginuid",
+    "move_mount_set_group",
+    "nsid",
+    "openat2",
+    "pidfd_store",
+    "seccomp_filters",
+    "timens",
+    "timerfd",
+    "userns",
+)
+"""As `criu check --feature` knows them: what a dump may hold because one kernel has it, and another cannot restore."""
+
+
+def kernel_features(host: Host) -> tuple[str, ...]:
+    """Return which features that a restore may need the kernel has; a dozen commands, and the answer never changes."""
+    return tuple(name for name in _RESTORE_FEATURES if _has_feature(host, name))
+
+
+def _has_feature(host: Host, name: str) -> bool:
+    try:
+        host.run_on_host(["criu", "check", "--feature", name], timeout=_COMMAND_SECONDS)
+    except CommandFailed:
+        return False
+    return True
+
+
+def node_facts(host: Host, features: tuple[str, ...] = ()) -> NodeFacts:
+    """Return what this node is, `features` of its kernel among it; a part that cannot be found out is left empty."""
     system = os.uname()
     run = os.statvfs(host.path(RUN_DIR))
     return NodeFacts(
         kernel_version=system.release,
         architecture=system.machine,
         cpu_flags=_cpu_flags(host),
+        kernel_features=features,
         criu_version=_version(host, ["criu", "--version"], r"Version: (\S+)"),
         runtime=_runtime_facts(host),
         run_bytes_free=run.f_bavail * run.f_frsize,

@@ -16,7 +16,7 @@ from migration_agent import host as host_module
 from migration_agent.bridge import PeerBridge
 from migration_agent.certificate import ensure_certificate
 from migration_agent.checkpoint.post_dump import Answer, PostDumpBroker
-from migration_agent.facts import node_facts, pod_facts, problems
+from migration_agent.facts import kernel_features, node_facts, pod_facts, problems
 from migration_agent.freeze import Fence, PacketDrop
 from migration_agent.freezer import Freezer
 from migration_agent.gate import Gates, GateServer
@@ -24,6 +24,8 @@ from migration_agent.gate_desk import GateDesk
 from migration_agent.host import Host
 from migration_agent.install import InstallFailure, install
 from migration_agent.journal import Journal, SourceRecord, TargetRecord
+from migration_agent.metrics import certificate_ends
+from migration_agent.metrics import serve as serve_metrics
 from migration_agent.migrations import Migrations
 from migration_agent.paths import Layout
 from migration_agent.peer import PeerClient, PeerServer
@@ -115,6 +117,7 @@ async def serve(settings: Settings) -> None:
     host, layout = Host(), Layout()
     await asyncio.to_thread(layout.prepare)
     install_problem = await asyncio.to_thread(_install, host)
+    features = await asyncio.to_thread(kernel_features, host)
 
     def certificate() -> str:
         return ensure_certificate(layout.certificate, layout.key, settings.node, settings.address)
@@ -137,7 +140,7 @@ async def serve(settings: Settings) -> None:
         return await asyncio.to_thread(broker.arrived, migration, container) is Answer.DONE
 
     def look() -> tuple[NodeFacts, tuple[str, ...]]:
-        facts = node_facts(host)
+        facts = node_facts(host, features)
         return facts, (*install_problem, *problems(facts, host))
 
     gate_server = GateServer(layout.socket, gates, GateDesk(tickets, migrations.target_of), sides.processes, post_dump)
@@ -150,6 +153,7 @@ async def serve(settings: Settings) -> None:
     def renewed() -> str:
         pem = certificate()
         context.load_cert_chain(layout.certificate, layout.key)  # counts for the next connections
+        certificate_ends(pem)
         return pem
 
     await migrations.start()
@@ -157,6 +161,7 @@ async def serve(settings: Settings) -> None:
     peer_server.start()
     await asyncio.to_thread(renewed)
     await api_server.start(settings.address, settings.api_port, context)
+    stop_metrics = serve_metrics(settings.address, settings.metrics_port, migrations.frozen_containers)
     background = (
         asyncio.create_task(Publisher(settings, api, renewed, look).run(), name="publisher"),
         asyncio.create_task(_housekeeping(migrations, trust, settings.housekeeping_seconds), name="housekeeping"),
@@ -168,6 +173,7 @@ async def serve(settings: Settings) -> None:
         task.cancel()
     await asyncio.gather(*background, return_exceptions=True)
     await api_server.stop()
+    await asyncio.to_thread(stop_metrics)
     await asyncio.to_thread(peer_server.close)
     await migrations.stop()
     await gate_server.stop()

@@ -246,6 +246,11 @@ class Migrations:
             raise Refused(f"the target of this migration is not node {peer}")
         return await entry.source.intact()
 
+    def frozen_containers(self) -> int:
+        """Count the containers that stand still here; may be called in any thread."""
+        sources = [entry.source for entry in list(self._entries.values()) if entry.source is not None]
+        return sum(len(source.record.request.containers) for source in sources if source.report().frozen)
+
     def target_of(self, pod_uid: str) -> TargetSide | None:
         """Return the target side of a pod."""
         for entry in self._entries.values():

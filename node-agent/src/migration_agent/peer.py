@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from migration_agent.metrics import REFUSED
 from migration_agent.ports import PeerState, PeerUnreachable, Sending, TransferFailed
 from migration_agent.transport.direct import Receiver, send_entries
 from migration_agent.transport.frames import Answer, FrameError, Question, read_frame, write_frame
@@ -111,6 +112,7 @@ class PeerServer:
                     self._answer(connection, self._trust.node_of(connection))
         except (Untrusted, ssl.SSLCertVerificationError) as error:
             log.warning("an agent at %s is not known (yet): %s", address, error)
+            REFUSED.labels("peer", "untrusted").inc()
             self._trust.refresh()
         except (OSError, FrameError) as error:
             log.info("the connection from %s ended: %s", address, error)
@@ -134,6 +136,7 @@ class PeerServer:
                     raise Refused(f"unknown operation {question.op[:64]!r}")  # noqa: TRY301  # one way out
         except (Refused, ManifestError) as error:
             log.warning("migration %s: %s of node %s: %s", question.migration, question.op[:64], peer, error)
+            REFUSED.labels("peer", "refused").inc()
             answer = Answer(error=str(error))
         write_frame(connection, answer)
 

@@ -14,6 +14,7 @@ from typing import Protocol, TypeVar
 from aiohttp import web
 from pydantic import ValidationError
 
+from migration_agent.metrics import REFUSED
 from migration_agent.migrations import Conflict
 from migration_agent.paths import UnsafeName, checked_uid
 from migration_agent.ports import ApiUnreachable
@@ -224,5 +225,7 @@ def _answer(model: Model) -> web.Response:
 
 
 def _error(status: HTTPStatus, message: str) -> web.Response:
+    if status is not HTTPStatus.NOT_FOUND:  # an ordinary answer
+        REFUSED.labels("operator", str(status.value)).inc()
     body = ErrorBody(message=message[:30000])
     return web.json_response(status=status, text=body.model_dump_json(by_alias=True))

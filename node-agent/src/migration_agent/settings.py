@@ -22,12 +22,13 @@ class Settings:
     """The only user that may ask this agent for anything."""
     api_port: int = 9443
     peer_port: int = 9444
+    metrics_port: int = 9445
     publish_seconds: float = 20.0
     housekeeping_seconds: float = 30.0
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Settings:
-        """Read NODE_NAME, POD_IP, NAMESPACE and, when set, OPERATOR_ACCOUNT, API_PORT and PEER_PORT.
+        """Read NODE_NAME, POD_IP, NAMESPACE and, when set, OPERATOR_ACCOUNT and the ports (API_, PEER_, METRICS_PORT).
 
         Raises:
             SettingsError: one is missing or wrong.
@@ -57,6 +58,7 @@ class Settings:
             operator_account=environ.get("OPERATOR_ACCOUNT") or account,
             api_port=port("API_PORT", cls.api_port),
             peer_port=port("PEER_PORT", cls.peer_port),
+            metrics_port=port("METRICS_PORT", cls.metrics_port),
         )
 
     def endpoint(self, port: int) -> str:

@@ -240,7 +240,8 @@ class SourceSide(Side):
             Reason.SOURCE_LOST: "The source container died while it was frozen, not by this migration.",
             Reason.AGENT_RESTARTED: "The agent was restarted in the middle of the copy. Try again.",
             Reason.FREEZE_BUDGET_EXCEEDED: f"The container stood still for {budget} s without a decision; it goes on "
-            "here. Raise spec.freezeBudgetSeconds if the workload tolerates it.",
+            "here. If the workload tolerates more, raise spec.freezeBudgetSeconds, and failureThreshold of its network "
+            "liveness probes.",
         }.get(reason, "The migration was cancelled, deleted, or is not about this pod any more.")
         return Failure(reason=reason, message=f"Node {self.tools.node}: {text}")
 

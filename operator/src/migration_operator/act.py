@@ -13,12 +13,13 @@ from migration_api.migration import Decision, MigrationStatus
 from migration_api.names import FINALIZER
 from migration_api.node import MigrationNode
 from migration_api.wire import Failure, MigrationRef, SourceRequest, TargetRequest
-from migration_operator import preflight
 from migration_operator.agents import AgentRefused, Agents, AgentUnreachable
 from migration_operator.events import events
+from migration_operator.freeze_budget import effective_freeze_budget
 from migration_operator.kube import Kube, KubeError
+from migration_operator.node_checks import mismatches
 from migration_operator.observation import AgentView, NodeView, Observation
-from migration_operator.pods import Json
+from migration_operator.pods import Json, Pod
 from migration_operator.step import Action, Step
 from migration_operator.target_pod import target_pod
 
@@ -131,7 +132,7 @@ async def _create_target(turn: Turn) -> None:
     excluded = {source.name}
     if o.migration.spec.target.node_name is None:
         others = [NodeView(n.metadata.name, agent=n) for n in await turn.kube.migration_nodes()]
-        excluded |= {other.name for other in others if preflight.mismatches(source, other)}
+        excluded |= {other.name for other in others if mismatches(source, other)}
     name = o.migration.status.target.pod_name or ""
     try:
         await turn.kube.create_pod(target_pod(o.source_pod, o.migration, name, excluded=excluded))
@@ -153,7 +154,7 @@ async def _record_target(turn: Turn) -> None:
 async def _prepare_target(turn: Turn) -> None:
     await _write(turn)
     o, agent = turn.o, _published(turn.o.target_agent)
-    if o.target_pod is None or o.source_agent is None:
+    if o.target_pod is None or o.source_pod is None or o.source_agent is None:
         raise Incomplete("there is no target pod or no source")
     request = TargetRequest(
         migration=turn.ref,
@@ -161,7 +162,7 @@ async def _prepare_target(turn: Turn) -> None:
         pod_uid=o.target_pod.uid,
         containers=_containers(o),
         source_node=o.source_agent.node.name,
-        freeze_budget_seconds=o.migration.spec.freeze_budget_seconds,
+        freeze_budget_seconds=_freeze_budget(o, o.source_pod),
     )
     await _put(turn.agents.put_target(agent, request), Reason.TARGET_FAILED, agent)
 
@@ -177,7 +178,7 @@ async def _checkpoint(turn: Turn) -> None:
         pod_uid=o.source_pod.uid,
         containers=_containers(o),
         target_node=o.target_agent.node.name,
-        freeze_budget_seconds=o.migration.spec.freeze_budget_seconds,
+        freeze_budget_seconds=_freeze_budget(o, o.source_pod),
     )
     await _put(turn.agents.put_source(agent, request), Reason.CHECKPOINT_FAILED, agent)
 
@@ -194,6 +195,11 @@ def _containers(o: Observation) -> tuple[str, ...]:
     if o.migration.spec.containers:
         return o.migration.spec.containers
     return o.source_pod.container_names if o.source_pod else ()
+
+
+def _freeze_budget(o: Observation, source: Pod) -> int:
+    """Return what the agents enforce: a liveness probe must never kill a frozen source."""
+    return effective_freeze_budget(o.migration.spec.freeze_budget_seconds, source).whole_seconds
 
 
 def _published(agent: AgentView | None) -> MigrationNode:

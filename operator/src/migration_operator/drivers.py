@@ -18,6 +18,7 @@ from migration_api.wire import Failure, MigrationRef
 from migration_operator.act import Refused, Turn, act
 from migration_operator.agents import AgentRefused, Agents, AgentUnreachable
 from migration_operator.kube import ConflictError, Kube, KubeError
+from migration_operator.metrics import Metrics
 from migration_operator.observation import AgentView, Observation
 from migration_operator.observe import observe
 from migration_operator.plan import plan
@@ -44,12 +45,13 @@ _AT_REST = {Action.WAIT, Action.SETTLE}
 class Driver:
     """Drives one migration until nothing is left to do, or the object is gone."""
 
-    def __init__(self, kube: Kube, agents: Agents, ref: MigrationRef) -> None:
+    def __init__(self, kube: Kube, agents: Agents, metrics: Metrics, ref: MigrationRef) -> None:
         self.ref = ref
         self.turned_at = _clock()
         """When it looked last, by the loop's clock: how the liveness probe knows that it lives."""
         self._kube = kube
         self._agents = agents
+        self._metrics = metrics
         self._wake = asyncio.Event()
         self._refusal: Failure | None = None
         self._last_step: Step | None = None
@@ -104,6 +106,7 @@ class Driver:
             self._refusal = refused.failure
             return True
         if step.action is Action.FINISH:
+            self._metrics.ended(status)
             return False
         if step.action in _AT_REST:
             await self._rest(o)
@@ -143,9 +146,10 @@ class Driver:
 class Drivers:
     """The drivers of all unfinished migrations; one for each UID."""
 
-    def __init__(self, kube: Kube, agents: Agents) -> None:
+    def __init__(self, kube: Kube, agents: Agents, metrics: Metrics) -> None:
         self._kube = kube
         self._agents = agents
+        self._metrics = metrics
         self._running: dict[str, tuple[Driver, asyncio.Task[None]]] = {}
 
     def notice(self, migration: ContainerMigration, *, idle: bool) -> None:
@@ -155,7 +159,7 @@ class Drivers:
             self.wake(metadata.uid)
         elif not idle:
             ref = MigrationRef(namespace=metadata.namespace, name=metadata.name, uid=metadata.uid)
-            driver = Driver(self._kube, self._agents, ref)
+            driver = Driver(self._kube, self._agents, self._metrics, ref)
             task = asyncio.create_task(driver.run(), name=f"driver of {metadata.namespace}/{metadata.name}")
             self._running[metadata.uid] = (driver, task)
             task.add_done_callback(lambda _: self._running.pop(metadata.uid, None))

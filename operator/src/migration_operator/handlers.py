@@ -17,7 +17,9 @@ from migration_api.migration import ContainerMigration
 from migration_api.names import FINALIZER, GROUP, LABEL_MIGRATION, MIGRATIONS, NODES, VERSION
 from migration_operator.agents import Agents
 from migration_operator.drivers import Drivers
+from migration_operator.expiry import Expiry
 from migration_operator.kube import Kube
+from migration_operator.metrics import Metrics
 from migration_operator.node_labels import NodeLabels
 from migration_operator.observation import is_finished
 
@@ -33,12 +35,21 @@ class Context:
 
     kube: Kube
     agents: Agents
+    metrics: Metrics = field(init=False)
     drivers: Drivers = field(init=False)
     labels: NodeLabels = field(init=False)
+    expiry: Expiry = field(init=False)
 
     def __post_init__(self) -> None:
-        self.drivers = Drivers(self.kube, self.agents)
+        self.metrics = Metrics()
+        self.drivers = Drivers(self.kube, self.agents, self.metrics)
         self.labels = NodeLabels(self.kube)
+        self.expiry = Expiry(self.kube)
+
+    def silence(self) -> float:
+        """Return how many seconds ago the laziest loop turned."""
+        clock = asyncio.get_running_loop().time()
+        return max(self.drivers.oldest_turn(), clock - self.labels.turned_at, clock - self.expiry.turned_at)
 
 
 def registry_for(context: Context, login: Any = None) -> kopf.OperatorRegistry:
@@ -64,7 +75,7 @@ def registry_for(context: Context, login: Any = None) -> kopf.OperatorRegistry:
     @kopf.on.probe(id="turning", registry=registry, errors=kopf.ErrorsMode.PERMANENT)
     async def turning(**_: Any) -> float:
         """Fail when a loop hangs; an API server or agent that is away is no reason to be restarted."""
-        age = max(context.drivers.oldest_turn(), asyncio.get_running_loop().time() - context.labels.turned_at)
+        age = context.silence()
         if age > SILENCE_SECONDS:
             raise kopf.PermanentError(f"a loop has not turned for {age:.0f} s")
         return round(age, 1)
@@ -74,7 +85,7 @@ def registry_for(context: Context, login: Any = None) -> kopf.OperatorRegistry:
 
 def _watch(registry: kopf.OperatorRegistry, context: Context) -> None:
     @kopf.on.event(GROUP, VERSION, MIGRATIONS, registry=registry)
-    async def migration_changed(body: kopf.Body, **_: Any) -> None:
+    async def migration_changed(type: str | None, body: kopf.Body, **_: Any) -> None:  # noqa: A002  # kopf's name
         try:
             migration = ContainerMigration.model_validate(dict(body))
         except ValidationError as error:
@@ -83,6 +94,9 @@ def _watch(registry: kopf.OperatorRegistry, context: Context) -> None:
         # A finished one needs a driver only to take a finalizer away that was left behind.
         idle = is_finished(migration) and FINALIZER not in migration.metadata.finalizers
         context.drivers.notice(migration, idle=idle)
+        context.metrics.notice(migration, deleted=type == "DELETED")
+        if type != "DELETED":
+            context.expiry.notice(migration)
 
     @kopf.on.event("", "v1", "pods", registry=registry, labels={LABEL_MIGRATION: kopf.PRESENT})
     async def target_pod_changed(labels: kopf.Labels, **_: Any) -> None:

@@ -74,6 +74,20 @@ class Kube:
         raw = await self._get(f"{_CUSTOM}/namespaces/{namespace}/{MIGRATIONS}")
         return [ContainerMigration.model_validate(item) for item in _items(raw)]
 
+    async def all_migrations(self) -> list[ContainerMigration]:
+        """Return those of all namespaces."""
+        raw = await self._get(f"{_CUSTOM}/{MIGRATIONS}")
+        return [ContainerMigration.model_validate(item) for item in _items(raw)]
+
+    async def cancel(self, migration: ContainerMigration) -> None:
+        """Set `spec.cancel`: the migration is given up unless it is committed.
+
+        Raises:
+            ConflictError: it is another object by now.
+        """
+        path = _migration_path(migration.metadata.namespace, migration.metadata.name)
+        await self._patch(path, {"metadata": _precondition(migration, guarded=False), "spec": {"cancel": True}})
+
     async def patch_status(self, migration: ContainerMigration, status: Json, *, guarded: bool) -> None:
         """Merge into the status of this very object.
 
@@ -98,6 +112,11 @@ class Kube:
         path = _migration_path(migration.metadata.namespace, migration.metadata.name)
         await self._patch(path, {"metadata": {**_precondition(migration, guarded=True), "finalizers": finalizers}})
 
+    async def delete_migration(self, migration: ContainerMigration) -> None:
+        """Delete this very object, never another one of the same name; nothing when it is gone."""
+        metadata = migration.metadata
+        await self._delete(_migration_path(metadata.namespace, metadata.name), metadata.uid)
+
     # --- pods
 
     async def pod(self, namespace: str, name: str) -> Pod | None:
@@ -115,14 +134,7 @@ class Kube:
 
     async def delete_pod(self, pod: Pod) -> None:
         """Delete this very pod, never another one of the same name; nothing when it is gone."""
-        body = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": pod.uid}}
-        try:
-            await self._request("DELETE", _pod_path(pod.namespace, pod.name), body=body)
-        except ConflictError:
-            return  # that pod is gone, another one has its name
-        except KubeError as error:
-            if error.status != _NOT_FOUND:
-                raise
+        await self._delete(_pod_path(pod.namespace, pod.name), pod.uid)
 
     # --- nodes
 
@@ -182,6 +194,16 @@ class Kube:
             if error.status == _NOT_FOUND:
                 return None
             raise
+
+    async def _delete(self, path: str, uid: str) -> None:
+        body = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}}
+        try:
+            await self._request("DELETE", path, body=body)
+        except ConflictError:
+            return  # that object is gone, another one has its name
+        except KubeError as error:
+            if error.status != _NOT_FOUND:
+                raise
 
     async def _patch(self, path: str, body: Json) -> None:
         await self._request("PATCH", path, body=body, content_type=_MERGE_PATCH)

@@ -9,7 +9,6 @@ import asyncio
 import logging
 import os
 import socket
-from contextlib import suppress
 from pathlib import Path
 
 import kopf
@@ -27,7 +26,11 @@ async def run() -> None:
     kube = await Kube.connect()
     agents = Agents(Path(os.environ.get("AGENT_TOKEN_FILE", _TOKEN_FILE)))
     context = Context(kube, agents)
-    labels = asyncio.create_task(context.labels.run(), name="node labels")
+    context.metrics.serve()
+    loops = [
+        asyncio.create_task(context.labels.run(), name="node labels"),
+        asyncio.create_task(context.expiry.run(), name="expiry"),
+    ]
     try:
         await kopf.operator(
             registry=registry_for(context),
@@ -38,9 +41,9 @@ async def run() -> None:
             identity=socket.gethostname(),  # pyright: ignore[reportArgumentType]
         )
     finally:
-        labels.cancel()
-        with suppress(asyncio.CancelledError):
-            await labels
+        for loop in loops:
+            loop.cancel()
+        await asyncio.gather(*loops, return_exceptions=True)
         await context.drivers.stop()
         await agents.close()
         await kube.close()

@@ -14,6 +14,7 @@ from migration_api.conditions import ConditionType, Reason
 from migration_api.wire import SourceState, TargetState
 from migration_operator import preflight
 from migration_operator.endings import go_back, go_through, unreachable
+from migration_operator.node_checks import mismatches
 from migration_operator.observation import Observation
 from migration_operator.step import Action, Step
 
@@ -99,9 +100,9 @@ def abort_when_the_target_pod_fails(o: Observation) -> Step | None:
         trouble = pod.trouble() or f"it is {pod.phase}"
         return _abort(Reason.TARGET_FAILED, f"the target pod {pod.name} cannot start on {pod.node_name}: {trouble}")
     if o.source_agent and o.target_agent and o.source is None:
-        unlike = preflight.mismatches(o.source_agent.node, o.target_agent.node)
+        unlike = mismatches(o.source_agent.node, o.target_agent.node)
         if unlike:
-            return _abort(Reason.TARGET_FAILED, "; ".join(unlike))
+            return _abort(Reason.TARGET_FAILED, " ".join(problem.message for problem in unlike))
     return None
 
 
@@ -118,7 +119,7 @@ def look_before_anything_is_touched(o: Observation) -> Step | None:
         return Step(Action.WAIT, Reason.IN_PROGRESS, "looking at the pod and the nodes")
     found = preflight.problems(o.migration, facts, o.now)
     if found:
-        return _abort(Reason.PREFLIGHT_FAILED, "; ".join(p.message for p in found))
+        return _abort(Reason.PREFLIGHT_FAILED, " ".join(p.message for p in found))
     if facts.agent_problem:
         where = facts.source.name if facts.source else "the source"
         message = f"the agent on node {where} does not answer ({facts.agent_problem}); nothing was touched yet"

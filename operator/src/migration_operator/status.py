@@ -6,7 +6,7 @@ Registers and identities are none of this module's business.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal
 
 from migration_api.conditions import Condition, ConditionType, Reason, condition
@@ -74,6 +74,7 @@ def _timings(o: Observation, step: Step) -> Timings:
     resumed_at = old.resumed_at or went_on
     return Timings(
         started_at=old.started_at or o.now,
+        prepared_at=old.prepared_at or _at_the_gate(o),
         frozen_at=frozen_at,
         dumped_at=old.dumped_at or (source.dumped_at if source else None),
         transferred_at=old.transferred_at or (target.received_at if target else None),
@@ -82,6 +83,11 @@ def _timings(o: Observation, step: Step) -> Timings:
         completed_at=old.completed_at or (o.now if step.action is Action.FINISH else None),
         freeze_seconds=_between(frozen_at, resumed_at),
     )
+
+
+def _at_the_gate(o: Observation) -> datetime | None:
+    age = o.target.gate_age_seconds if o.target else None
+    return None if age is None else o.now - timedelta(seconds=age)
 
 
 def _between(frozen_at: datetime | None, resumed_at: datetime | None) -> str | None:
@@ -109,12 +115,15 @@ def _conditions(o: Observation, step: Step) -> tuple[Condition, ...]:
 
 
 def _summary(step: Step) -> dict[ConditionType, _Verdict]:
-    """Succeeded for `kubectl wait`; Reconciling and Stalled as kstatus reads them, so that GitOps tools understand."""
+    """Succeeded for `kubectl wait`; Reconciling and Stalled as kstatus reads them, so that GitOps tools understand.
+
+    Never both True: kstatus takes the first that it meets.
+    """
     reason, message = step.reason, step.message
     if step.action is not Action.FINISH:
         return {
             ConditionType.SUCCEEDED: ("Unknown", reason, message),
-            ConditionType.RECONCILING: ("True", reason, message),
+            ConditionType.RECONCILING: ("False" if step.stalled else "True", reason, message),
             ConditionType.STALLED: ("True" if step.stalled else "False", reason, message if step.stalled else ""),
         }
     succeeded = reason is Reason.SUCCEEDED

@@ -15,6 +15,7 @@ from aiohttp.test_utils import unused_port
 from cryptography import x509
 
 from migration_agent.certificate import ensure_certificate
+from migration_agent.metrics import REGISTRY
 from migration_agent.migrations import Conflict
 from migration_agent.ports import ApiUnreachable
 from migration_agent.publisher import ready
@@ -115,6 +116,20 @@ async def test_health_needs_no_token_and_everything_else_does(agent: Agent) -> N
         assert ErrorBody.model_validate_json(body).message
     agent.away = True
     assert (await agent.ask("GET", f"/v1/migrations/{MIGRATION}", token="new"))[0] == 503
+
+
+def refused(why: str) -> float:
+    name = "container_migration_agent_refused_requests_total"
+    return REGISTRY.get_sample_value(name, {"asked_by": "operator", "why": why}) or 0
+
+
+async def test_refusals_are_counted_and_what_is_not_here_is_none(agent: Agent) -> None:
+    before = {why: refused(why) for why in ("401", "403", "404", "409")}
+    await agent.ask("GET", f"/v1/migrations/{MIGRATION}", token=None)
+    await agent.ask("GET", f"/v1/migrations/{MIGRATION}", token="other")
+    await agent.ask("GET", f"/v1/pods/{MIGRATION}")
+    await agent.ask("DELETE", f"/v1/migrations/{MIGRATION}")
+    assert {why: refused(why) - count for why, count in before.items()} == {"401": 1, "403": 1, "404": 0, "409": 1}
 
 
 async def test_a_token_is_checked_once_a_minute(agent: Agent) -> None:

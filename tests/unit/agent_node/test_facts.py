@@ -6,7 +6,7 @@ from unittest.mock import create_autospec
 
 import pytest
 
-from migration_agent.facts import node_facts, pod_facts, problems
+from migration_agent.facts import kernel_features, node_facts, pod_facts, problems
 from migration_agent.runtime.containerd import Containerd
 from migration_agent.runtime.interface import Container, Runtime
 from migration_api.node import NodeFacts
@@ -57,6 +57,21 @@ def test_a_healthy_node(host: FakeHost) -> None:
     assert (facts.runtime.version, facts.runtime.oci_version) == ("2.4.2", "1.3.6")
     assert facts.runtime.handler_registered
     assert problems(with_room(facts), host) == ()
+
+
+def test_features_of_the_kernel_are_those_that_criu_finds(host: FakeHost) -> None:
+    def answer(call: Call) -> str:
+        assert call.argv[:3] == ("criu", "check", "--feature")
+        if call.argv[3] == "timens":
+            raise fails(call, "timens is not supported")
+        return ""
+
+    host.answer = answer
+    features = kernel_features(host)
+    assert "userns" in features
+    assert "timens" not in features
+    host.answer = healthy
+    assert node_facts(host, features).kernel_features == features
 
 
 def answer_with(changed: dict[str, str]) -> Callable[[Call], str]:

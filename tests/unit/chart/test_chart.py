@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from migration_api.migration import ContainerMigration
-from support.chart import Helm, Manifest, Render, container, pod_spec
+from support.chart import Helm, Manifest, Render, container, of_kind, pod_spec
 
 ROOT = Path(__file__).parents[3]
 SAMPLES = sorted((ROOT / "manifests" / "samples").glob("*.yaml"))
@@ -30,6 +30,9 @@ SAMPLES = sorted((ROOT / "manifests" / "samples").glob("*.yaml"))
         "agent.resources.limit.memory=1Gi",
         "agent.tolerations[0].keys=a",
         "operator.replicas=2",
+        "uninstall.waitSeconds=0",
+        "metrics.podMonitor.enabled=maybe",
+        "metrics.podMonitor.interval=often",
         "imagePullSecrets[0]=registry",
         "agent=null",
     ],
@@ -75,6 +78,20 @@ def test_everything_says_what_it_belongs_to(manifests: list[Manifest]) -> None:
         assert labels["app.kubernetes.io/instance"] == "container-migration"
         assert labels["app.kubernetes.io/managed-by"] == "Helm"
         assert labels["helm.sh/chart"].startswith("container-migration-")
+
+
+def test_a_pod_monitor_only_when_asked_for(render: Render) -> None:
+    assert not of_kind(render(), "PodMonitor")
+    asked = render("metrics.podMonitor.enabled=true", "metrics.podMonitor.labels.release=prometheus")
+    monitor = of_kind(asked, "PodMonitor")["container-migration"]
+    assert monitor["metadata"]["labels"]["release"] == "prometheus"
+    [endpoint] = monitor["spec"]["podMetricsEndpoints"]
+    assert endpoint["interval"] == "30s"
+    for component in ("operator", "agent"):
+        workloads = {**of_kind(asked, "Deployment"), **of_kind(asked, "DaemonSet")}
+        labels = workloads[f"container-migration-{component}"]["spec"]["template"]["metadata"]["labels"]
+        assert monitor["spec"]["selector"]["matchLabels"].items() <= labels.items()
+        assert endpoint["port"] in {port["name"] for port in container(asked, component)["ports"]}
 
 
 def test_lint(helm: Helm) -> None:

@@ -13,7 +13,7 @@ from migration_api import names
 from support.chart import Manifest, Render, of_kind
 
 OPERATOR_RIGHTS = {
-    "containermigration.io/containermigrations": "get list patch watch",
+    "containermigration.io/containermigrations": "delete get list patch watch",
     "containermigration.io/containermigrations/status": "get patch",
     "containermigration.io/migrationnodes": "get list watch",
     "/events": "create",
@@ -37,6 +37,7 @@ POLICIES = {
         for resource in ("migrationnodes", "migrationnodes/status")
     },
     "container-migration-pods": {"DELETE pods"},
+    "container-migration-expiry": {"DELETE containermigrations"},
     "container-migration-nodes": {"UPDATE nodes"},
 }
 """What each policy looks at."""
@@ -125,6 +126,7 @@ def test_policies_know_the_accounts_of_the_release_namespace(render: Render) -> 
         "container-migration-status": {operator, agent},
         "container-migration-migrationnodes": {operator, agent},
         "container-migration-pods": {agent},
+        "container-migration-expiry": {operator},
         "container-migration-nodes": {operator},
     }
 
@@ -132,7 +134,7 @@ def test_policies_know_the_accounts_of_the_release_namespace(render: Render) -> 
 def test_agents_speak_for_the_node_in_their_token(manifests: list[Manifest]) -> None:
     policies = of_kind(manifests, "ValidatingAdmissionPolicy")
     by_node = {name for name, policy in policies.items() if names.NODE_NAME_CLAIM in " ".join(expressions(policy))}
-    assert by_node == set(POLICIES) - {"container-migration-nodes"}
+    assert by_node == set(POLICIES) - {"container-migration-nodes", "container-migration-expiry"}
 
 
 def test_an_absent_subresource_is_no_error(policy: Manifest) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from migration_api import names
 from support.chart import Manifest, Render, container, of_kind, pod_spec
 
@@ -51,6 +53,28 @@ def test_host_paths_are_the_same_inside(manifests: list[Manifest]) -> None:
     for name, volume in on_host.items():
         assert mounts[name]["mountPath"] == volume["path"]
         assert mounts[name]["mountPropagation"] == "HostToContainer"
+
+
+def test_the_hook_before_the_uninstallation(render: Render) -> None:
+    job = of_kind(render("uninstall.waitSeconds=100"), "Job")["container-migration-uninstall"]
+    assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-delete"
+    assert (job["spec"]["backoffLimit"], job["spec"]["activeDeadlineSeconds"]) == (0, 160)
+    spec = job["spec"]["template"]["spec"]
+    operator = pod_spec(render(), "operator")
+    assert spec["serviceAccountName"] == operator["serviceAccountName"]
+    assert spec["securityContext"] == operator["securityContext"]
+    [hook] = spec["containers"]
+    assert hook["command"] == ["container-migration-uninstall"]
+    assert hook["image"] == operator["containers"][0]["image"]
+    assert hook["securityContext"] == operator["containers"][0]["securityContext"]
+    assert hook["env"] == [{"name": "WAIT_SECONDS", "value": "100"}]
+
+
+def test_the_hook_is_not_in_the_rendered_installation() -> None:
+    """Applied by kubectl it would run at once, and cancel every migration."""
+    text = (Path(__file__).parents[3] / "manifests" / "install.yaml").read_text()
+    assert "kind: Job" not in text
+    assert "kind: DaemonSet" in text
 
 
 def test_there_is_one_operator_at_a_time(manifests: list[Manifest]) -> None:
@@ -103,15 +127,15 @@ def test_the_operators_token_is_for_agents_only(manifests: list[Manifest]) -> No
 
 def test_probes_ask_what_the_parts_answer(manifests: list[Manifest]) -> None:
     operator, agent = container(manifests, "operator"), container(manifests, "agent")
-    assert {p["name"]: p["containerPort"] for p in operator["ports"]} == {"health": 8080}
+    assert {p["name"]: p["containerPort"] for p in operator["ports"]} == {"health": 8080, "metrics": 8081}
     assert operator["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "health"}
-    assert {p["name"]: p["containerPort"] for p in agent["ports"]} == {"api": 9443, "peer": 9444}
+    assert {p["name"]: p["containerPort"] for p in agent["ports"]} == {"api": 9443, "peer": 9444, "metrics": 9445}
     for probe in (agent["livenessProbe"], agent["readinessProbe"]):
         assert probe["httpGet"] == {"path": "/healthz", "port": "api", "scheme": "HTTPS"}
 
 
 def test_selectors_match_their_pods_and_have_no_version(manifests: list[Manifest]) -> None:
-    for workload in (m for m in manifests if "template" in m.get("spec", {})):
+    for workload in (m for m in manifests if "selector" in m.get("spec", {}) and "template" in m["spec"]):
         selector = workload["spec"]["selector"]["matchLabels"]
         assert selector.items() <= workload["spec"]["template"]["metadata"]["labels"].items()
         assert set(selector) == {f"app.kubernetes.io/{key}" for key in ("name", "instance", "component")}

@@ -71,7 +71,8 @@ POD_TABLE: list[tuple[R, dict[str, Any], str]] = [
     (R.INIT_CONTAINERS, {"spec": {"initContainers": [{"name": "before"}]}}, "init containers (before)"),
     (R.EPHEMERAL_CONTAINERS, {"spec": {"ephemeralContainers": [{"name": "debug"}]}}, "ephemeral containers (debug)"),
     (R.HOST_NAMESPACE, {"spec": {"hostNetwork": True, "hostPID": True}}, "hostNetwork, hostPID"),
-    (R.HOST_NAMESPACE, {"spec": {"hostIPC": True, "shareProcessNamespace": True}}, "hostIPC, shareProcessNamespace"),
+    (R.HOST_NAMESPACE, {"spec": {"hostIPC": True}}, "sets hostIPC"),
+    (R.SHARED_PID_NAMESPACE, {"spec": {"shareProcessNamespace": True}}, "shareProcessNamespace"),
     (R.VOLUME_CANNOT_MOVE, {"spec": {"volumes": [{"name": "scratch", "emptyDir": {}}]}}, "scratch (emptyDir)"),
     (
         R.VOLUME_CANNOT_MOVE,
@@ -97,6 +98,7 @@ def test_a_pod_that_cannot_move(reason: R, changes: dict[str, Any], words: str) 
 NO_AVX2 = FACTS.model_copy(update={"cpu_flags": ("avx", "sse")})
 OTHER_CRIU = FACTS.model_copy(update={"criu_version": "4.3"})
 ARM = FACTS.model_copy(update={"architecture": "aarch64"})
+OLD_KERNEL = FACTS.model_copy(update={"kernel_version": "5.4.0", "kernel_features": ("userns",)})
 FULL = FACTS.model_copy(update={"run_bytes_free": 10 * MEBIBYTE})
 STALE = migration_node(TARGET, heartbeat_time=NOW - timedelta(seconds=91))
 UNREADY = migration_node(TARGET, conditions=(ready("False", "the handler is missing"),))
@@ -109,11 +111,16 @@ NODE_TABLE: list[tuple[R, dict[str, Any], str]] = [
     (R.NODE_NOT_CAPABLE, {"target": node(TARGET, agent=None)}, "node-b cannot take part: it has no MigrationNode"),
     (R.NODE_NOT_CAPABLE, {"target": node(TARGET, agent=STALE)}, "reported last at 11:58:29 UTC"),
     (R.NODE_NOT_CAPABLE, {"target": node(TARGET, agent=UNREADY)}, "the handler is missing"),
-    (R.NODE_NOT_CAPABLE, {"target": node(TARGET, NO_AVX2)}, "lacks what the CPU of node-a has: avx2"),
-    (R.NODE_NOT_CAPABLE, {"target": node(TARGET, OTHER_CRIU)}, "node-b has CRIU 4.3, node-a has 4.2"),
-    (R.NODE_NOT_CAPABLE, {"target": node(TARGET, ARM)}, "node-b is aarch64, node-a is x86_64"),
-    (R.NODE_NOT_CAPABLE, {"target": node(TARGET, FULL)}, "/run of node node-b has 10 MiB left"),
-    (R.NODE_NOT_CAPABLE, {"source": node(SOURCE, FULL)}, "/run of node node-a has 10 MiB left"),
+    (R.CPU_MISMATCH, {"target": node(TARGET, NO_AVX2)}, "lacks what the CPU of node-a has: avx2"),
+    (R.CPU_MISMATCH, {"target": node(TARGET, ARM)}, "node-b is aarch64, node-a is x86_64"),
+    (
+        R.KERNEL_MISMATCH,
+        {"target": node(TARGET, OLD_KERNEL)},
+        "of node-b lacks what 6.12.0 of node-a has: timens",
+    ),
+    (R.CRIU_MISMATCH, {"target": node(TARGET, OTHER_CRIU)}, "node-b has CRIU 4.3, node-a has 4.2"),
+    (R.NO_ROOM, {"target": node(TARGET, FULL)}, "/run of node node-b has 10 MiB left"),
+    (R.NO_ROOM, {"source": node(SOURCE, FULL)}, "/run of node node-a has 10 MiB left"),
 ]
 
 
@@ -125,20 +132,22 @@ def test_a_node_that_cannot_take_part(reason: R, changes: dict[str, Any], words:
     assert words in message
 
 
-def test_a_target_with_more_cpu_features_is_fine() -> None:
-    more = FACTS.model_copy(update={"cpu_flags": (*FACTS.cpu_flags, "avx512f")})
+def test_a_target_that_can_more_is_fine() -> None:
+    features = {"cpu_flags": (*FACTS.cpu_flags, "avx512f"), "kernel_features": (*FACTS.kernel_features, "openat2")}
+    more = FACTS.model_copy(update=features)
     assert found(preflight_facts(target=node(TARGET, more)), spec={"target": {"nodeName": TARGET}}) == []
 
 
 def test_the_target_is_the_source() -> None:
     [(reason, message)] = found(preflight_facts(target=node(SOURCE)), spec={"target": {"nodeName": SOURCE}})
-    assert (reason, message) == (R.TARGET_IS_SOURCE, "pod redis already runs on node-a")
+    assert reason == R.TARGET_IS_SOURCE
+    assert message == f"TargetIsSource: pod redis already runs on node-a; {R.TARGET_IS_SOURCE.remedy}."
 
 
 def test_without_a_name_one_other_node_must_suit() -> None:
     assert found(preflight_facts(candidates=(node(SOURCE), node("node-c", ready=False), node(TARGET)))) == []
     [(reason, message)] = found(preflight_facts(candidates=(node(SOURCE), node(TARGET, NO_AVX2))))
-    assert reason == R.NODE_NOT_CAPABLE
+    assert reason == R.NO_SUITABLE_NODE
     assert "node-b: the CPU of node-b lacks" in message
     [(_, message)] = found(preflight_facts(candidates=(node(SOURCE),)))
     assert "there is none with an agent" in message
@@ -181,12 +190,49 @@ def test_a_pod_that_the_agent_still_holds() -> None:
 
 @pytest.mark.parametrize(
     ("mebibytes", "budget", "words"),
-    [(2900, 30, None), (2901, 30, "30 s (spec"), (5900, 600, None), (5901, 600, "60 s, the most")],
+    [(2900, 30, None), (2901, 30, "30 s (spec"), (5900, 600, None), (5901, 600, "60 s (more is not")],
 )
 def test_the_freeze_is_estimated(mebibytes: int, budget: int, words: str | None) -> None:
     got = found(preflight_facts(pod_facts=pod_facts(mebibytes)), spec={"freezeBudgetSeconds": budget})
     assert [r for r, _ in got] == ([R.FREEZE_TOO_LONG] if words else [])
     assert words is None or words in got[0][1]
+
+
+def test_a_liveness_probe_limits_the_freeze_and_is_refused_only_when_the_estimate_is_longer() -> None:
+    probe = {"httpGet": {"port": 80}, "periodSeconds": 5, "failureThreshold": 3, "timeoutSeconds": 1}
+    pod = source_pod(spec={"containers": [{"name": "main", "livenessProbe": probe}]})
+    assert found(preflight_facts(pod=pod, pod_facts=pod_facts(600))) == []
+    [(reason, message)] = found(preflight_facts(pod=pod, pod_facts=pod_facts(601)))
+    assert reason == R.FREEZE_TOO_LONG
+    assert "budget of 7 s (the liveness probe of container main kills it after 3 failures, one every 5 s)" in message
+
+
+def test_a_native_sidecar_with_probes() -> None:
+    sidecar: dict[str, Any] = {
+        "name": "proxy",
+        "restartPolicy": "Always",
+        "livenessProbe": {"exec": {}},
+        "startupProbe": {"exec": {}},
+    }
+    got = found(preflight_facts(pod=source_pod(spec={"initContainers": [sidecar]})))
+    assert (R.SIDECAR_WITH_PROBES, "the sidecar proxy has a startupProbe and a livenessProbe") in [
+        (r, m.split(": ", 1)[1].split("; ")[0]) for r, m in got
+    ]
+    quiet = {**sidecar, "startupProbe": None, "livenessProbe": None}
+    got = found(preflight_facts(pod=source_pod(spec={"initContainers": [quiet]})))
+    assert R.SIDECAR_WITH_PROBES not in [r for r, _ in got]
+
+
+def test_every_reason_can_be_found_and_says_what_to_do() -> None:
+    """The tables of this file find each constant that there is, and each has meaning and remedy."""
+    tested = {r for r, _, _ in (*POD_TABLE, *NODE_TABLE)}
+    tested |= {R.POD_NOT_FOUND, R.POD_REPLACED, R.CONTAINER_NOT_FOUND, R.TARGET_NAME_TAKEN, R.TARGET_IS_SOURCE}
+    tested |= {R.NO_SUITABLE_NODE, R.ALREADY_MIGRATING, R.SIDECAR_WITH_PROBES, R.FREEZE_TOO_LONG}
+    assert tested == set(R)
+    for reason in R:
+        assert reason.meaning.endswith(".")
+        assert reason.remedy
+        assert not reason.remedy.endswith(".")
 
 
 def test_a_pod_that_the_agent_does_not_find() -> None:

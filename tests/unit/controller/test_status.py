@@ -7,6 +7,7 @@ import pytest
 
 from migration_api.base import format_time
 from migration_api.conditions import Reason
+from migration_api.crds import container_migration
 from migration_api.migration import ContainerMigration, Decision, MigrationStatus
 from migration_api.wire import SourceReport, SourceState, TargetReport, TargetState
 from migration_operator.events import events
@@ -14,6 +15,7 @@ from migration_operator.observation import Observation
 from migration_operator.status import patch, report
 from migration_operator.step import Action, Step
 from support.controller import NOW, SOURCE, TARGET, agent, begun, migration, source_pod
+from support.kstatus import kstatus
 
 STEPS = ["PreflightPassed", "TargetPrepared", "Checkpointed", "Transferred", "Restored", "Committed", "SourceReleased"]
 LATER = NOW + timedelta(seconds=5)
@@ -201,6 +203,63 @@ def test_stalled_is_said_where_tools_look() -> None:
     assert verdicts(new)["Stalled"] == ("True", "TargetLostAfterCommit")
     assert verdicts(new)["Succeeded"] == ("Unknown", "TargetLostAfterCommit")
     assert new.phase == "Stalled"
+
+
+def test_when_the_target_was_ready_is_kept() -> None:
+    of = migration(status=begun())
+    step = Step(Action.WAIT, Reason.PREPARING_TARGET, "m")
+    first = report(observation(of, target=TargetReport(state=TargetState.AT_GATE, gate_age_seconds=3)), step)
+    assert first.timings.prepared_at == NOW - timedelta(seconds=3)
+    assert report(observation(after(of, first), at=LATER), step).timings.prepared_at == first.timings.prepared_at
+
+
+ABORTED = begun(decision="Abort")
+KSTATUS: list[tuple[str, dict[str, Any], Step]] = [
+    ("InProgress", begun(), Step(Action.WAIT, Reason.PREPARING_TARGET, "starting")),
+    ("InProgress", begun(), Step(Action.PROPOSE_ABORT, Reason.TRANSFER_FAILED, "it broke")),
+    ("Failed", begun(decision="Commit"), Step(Action.WAIT, Reason.TARGET_LOST_AFTER_COMMIT, "away", stalled=True)),
+    ("Failed", {}, Step(Action.FINISH, Reason.PREFLIGHT_FAILED, "hostNetwork")),
+    ("Failed", ABORTED, Step(Action.FINISH, Reason.ROLLED_BACK, "it runs on")),
+    ("Failed", ABORTED, Step(Action.FINISH, Reason.SOURCE_LOST, "it died")),
+    ("Current", begun(decision="Commit"), Step(Action.FINISH, Reason.SUCCEEDED, "it runs")),
+]
+
+
+@pytest.mark.parametrize(("expected", "status", "step"), KSTATUS, ids=[f"{s.action}-{s.reason}" for _, _, s in KSTATUS])
+def test_what_gitops_tools_see(expected: str, status: dict[str, Any], step: Step) -> None:
+    of = migration(status=status, generation=2)
+    thing = {"metadata": {"generation": 2}, "status": report(observation(of), step).dump()}
+    assert kstatus(thing) == expected
+    assert kstatus({**thing, "metadata": {"generation": 3}}) == "InProgress"
+
+
+def test_a_new_object_is_not_taken_for_one_that_is_done() -> None:
+    status = container_migration()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]
+    assert kstatus({"metadata": {"generation": 1}, "status": status["default"]}) == "InProgress"
+
+
+def test_giving_up_is_told_with_its_cause_and_once() -> None:
+    of = migration(status=begun())
+    dumped = SourceReport(state=SourceState.DUMPED, dumped_at=NOW)
+    step = Step(Action.PROPOSE_ABORT, Reason.TRANSFER_FAILED, "the connection broke")
+    proposed = report(observation(of, source=dumped), step)
+    assert [(e.reason, e.message, e.warning) for e in events(of.status, proposed)] == [
+        ("TransferFailed", "the connection broke", True)
+    ]
+    aborted = after(of, proposed, decision=Decision.ABORT)
+    thawing = report(observation(aborted, at=LATER), Step(Action.SETTLE, Reason.ROLLING_BACK, "m"))
+    assert events(proposed, thawing) == []
+    ended = report(observation(aborted, at=LATER), Step(Action.FINISH, Reason.ROLLED_BACK, "it runs on"))
+    assert [e.reason for e in events(thawing, ended)] == ["RolledBack"]
+
+
+def test_a_stall_is_told_once() -> None:
+    of = migration(status=begun(decision="Commit"))
+    moving = report(observation(of), Step(Action.WAIT, Reason.COMMITTED, "m"))
+    lost = Step(Action.WAIT, Reason.TARGET_LOST_AFTER_COMMIT, "node-b is away", stalled=True)
+    stalled = report(observation(after(of, moving)), lost)
+    assert [(e.reason, e.warning) for e in events(moving, stalled)] == [("TargetLostAfterCommit", True)]
+    assert events(stalled, stalled) == []
 
 
 def test_events_are_few() -> None:

@@ -98,6 +98,31 @@ def pinned_to(fields: list[dict[str, Any]]) -> dict[str, Any]:
     return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}
 
 
+def test_what_the_scheduler_and_the_kubelet_look_at_is_as_it_was() -> None:
+    container = {
+        "name": "main",
+        "image": "redis:7",
+        "imagePullPolicy": "Never",
+        "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
+        "securityContext": {"runAsUser": 999, "capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": True},
+        "livenessProbe": {"tcpSocket": {"port": 6379}, "failureThreshold": 6},
+        "env": [{"name": "A", "value": "b"}],
+    }
+    kept = {
+        "serviceAccountName": "redis",
+        "securityContext": {"fsGroup": 999, "seccompProfile": {"type": "RuntimeDefault"}},
+        "volumes": [{"name": "config", "configMap": {"name": "redis"}}],
+        "priorityClassName": "high",
+        "terminationGracePeriodSeconds": 7,
+        "dnsPolicy": "ClusterFirst",
+        "hostAliases": [{"ip": "10.0.0.1", "hostnames": ["db"]}],
+    }
+    source = Pod(manifest(spec={**kept, "containers": [container]}))
+    made = target_pod(source, migration(), "redis-moved", excluded=[SOURCE])["spec"]
+    assert made["containers"] == [container]
+    assert {key: made[key] for key in kept} == kept
+
+
 def test_without_a_node_every_excluded_one_is_forbidden() -> None:
     """The API server allows one value in each requirement on metadata.name."""
     made = target_pod(Pod(manifest()), migration(), "redis-new", excluded={"node-c", SOURCE})

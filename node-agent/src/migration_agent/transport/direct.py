@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from migration_agent.metrics import RECEIVED, SENT
 from migration_agent.transport.frames import (
     END_BYTES,
     ChunkFrame,
@@ -62,6 +63,7 @@ def send_entries(connection: socket.socket, entries: Sequence[Entry], progress: 
                     connection.sendall(chunk)
                 chunks.append(digest.digest())
                 sent += length
+                SENT.inc(length)
                 progress(sent)
         finally:
             os.close(descriptor)
@@ -125,6 +127,7 @@ class Receiver:
                 digests.append(digest.digest())
                 left -= announced.chunk
                 self._done += announced.chunk
+                RECEIVED.inc(announced.chunk)
                 self.progress(self._done)
             os.fsync(file.fileno())
         return EntryDigest(path=path, size=size, sha256=combined(digests))

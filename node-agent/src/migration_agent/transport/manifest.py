@@ -87,8 +87,9 @@ def entries_below(directory: Path) -> tuple[Entry, ...]:
 
 
 def checkpoint_bytes(directory: Path) -> int:
-    """Return the size of everything below one container's directory, in bytes."""
-    return sum(file.lstat().st_size for file in directory.rglob("*") if stat.S_ISREG(file.lstat().st_mode))
+    """Return the size of what is sent of one container's directory, in bytes: its progress must reach its total."""
+    files = [*directory.glob("*.tar"), *(directory / "images").glob("*")]
+    return sum(file.lstat().st_size for file in files if stat.S_ISREG(file.lstat().st_mode))
 
 
 def combined(digests: Iterable[bytes]) -> str:

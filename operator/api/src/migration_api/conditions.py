@@ -1,7 +1,8 @@
-"""Condition types and reasons of a ContainerMigration, with what each means.
+"""Condition types and reasons of a ContainerMigration, with what each means and what to do: their one home.
 
 They follow the Kubernetes API conventions: conditions are observations; a reason is a documented constant in
-CamelCase; the message is a sentence for an admin. Every condition is set at the first visit.
+CamelCase; the message is a sentence for an admin. Every condition is set at the first visit. docs/conditions.md is
+generated from this module.
 """
 
 from __future__ import annotations
@@ -9,107 +10,288 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field
 
 from migration_api.base import Model, Time, now
 
 
-class ConditionType(StrEnum):
-    """The conditions, in the order in which a migration passes them."""
+class _Text(str):
+    """The text of a constant, with what explains it."""
 
-    PREFLIGHT_PASSED = "PreflightPassed"
-    TARGET_PREPARED = "TargetPrepared"
-    CHECKPOINTED = "Checkpointed"
-    TRANSFERRED = "Transferred"
-    RESTORED = "Restored"
-    COMMITTED = "Committed"
-    SOURCE_RELEASED = "SourceReleased"
-    SUCCEEDED = "Succeeded"
-    RECONCILING = "Reconciling"
-    STALLED = "Stalled"
+    __slots__ = ("meaning", "remedy")
+    meaning: str
+    remedy: str
 
 
-class Reason(StrEnum):
+def _explained(text: str, meaning: str, remedy: str = "") -> str:
+    """Return a constant's text; its type is that of its members' values, as the type checker wants them."""
+    value = _Text(text)
+    value.meaning, value.remedy = meaning, remedy
+    return value
+
+
+class Explained(StrEnum):
+    """Constants that each have what they mean and, where somebody can do something, what to do."""
+
+    meaning: str
+    """One sentence."""
+    remedy: str
+    """What to do; empty when there is nothing to do."""
+
+    def __new__(cls, value: str) -> Self:
+        member = str.__new__(cls, value)
+        member._value_ = str(value)
+        if not isinstance(value, _Text):
+            raise TypeError(f"{value} is not explained")
+        member.meaning, member.remedy = value.meaning, value.remedy
+        return member
+
+
+class ConditionType(Explained):
+    """The conditions, in the order in which a migration passes them; `meaning`: what it says when it is True."""
+
+    PREFLIGHT_PASSED = _explained("PreflightPassed", "Nothing stands against the migration.")
+    TARGET_PREPARED = _explained(
+        "TargetPrepared", "The target pod waits at the gate; image, volumes and network are ready."
+    )
+    CHECKPOINTED = _explained("Checkpointed", "The source is frozen and its checkpoint is complete.")
+    TRANSFERRED = _explained("Transferred", "The checkpoint is on the target node, and every digest matched.")
+    RESTORED = _explained("Restored", "The target holds the restored container, which has not run one instruction.")
+    COMMITTED = _explained("Committed", "It is decided that the container goes on at the target.")
+    SOURCE_RELEASED = _explained("SourceReleased", "The source was ended while it was still frozen.")
+    SUCCEEDED = _explained(
+        "Succeeded", "The migration has ended well; Unknown until it ends, False when it ended otherwise."
+    )
+    RECONCILING = _explained("Reconciling", "The migration goes on (read by kstatus).")
+    STALLED = _explained("Stalled", "The migration has failed, or waits for an admin (read by kstatus).")
+
+
+class Reason(Explained):
     """Why a condition is as it is. Those of the preflight are in `PreflightReason`."""
 
-    PENDING = "Pending"
-    """This step has not begun."""
-    IN_PROGRESS = "InProgress"
-    """This step is being taken."""
-    DONE = "Done"
-    """This step is complete."""
-    NOT_REACHED = "NotReached"
-    """The migration ended before this step."""
-    PREFLIGHT_FAILED = "PreflightFailed"
-    """The pod cannot be moved; the message lists everything that stands against it. Nothing was touched."""
-    PREPARING_TARGET = "PreparingTarget"
-    """The target pod is being scheduled and started up to the gate."""
-    CHECKPOINTING = "Checkpointing"
-    """The source is frozen and being copied."""
-    TRANSFERRING = "Transferring"
-    """The checkpoint is on its way to the target node."""
-    RESTORING = "Restoring"
-    """The target node restores the container and will commit when it is complete and held."""
-    COMMITTED = "Committed"
-    """The target's agent has written Commit; the container will run on the target node."""
-    RELEASING_SOURCE = "ReleasingSource"
-    """The container runs on the target node; the frozen source pod is being deleted."""
-    ROLLING_BACK = "RollingBack"
-    """The migration was given up before it was committed; the source goes on."""
-    SUCCEEDED = "Succeeded"
-    """The container runs on the target node with its state; the source pod is gone."""
-    ROLLED_BACK = "RolledBack"
-    """The source runs on as if nothing had happened; the message says why."""
-    SOURCE_LOST = "SourceLost"
-    """The source container or pod died before the decision, not by this migration."""
-    ABORT_REQUESTED = "AbortRequested"
-    """The migration was deleted or `spec.cancel` was set."""
-    DEADLINE_EXCEEDED = "DeadlineExceeded"
-    """`spec.deadlineSeconds` passed before the decision."""
-    FREEZE_BUDGET_EXCEEDED = "FreezeBudgetExceeded"
-    """The freeze took longer than `spec.freezeBudgetSeconds`."""
-    CHECKPOINT_FAILED = "CheckpointFailed"
-    """The source could not be checkpointed; the message has the last lines of CRIU or the runtime."""
-    TRANSFER_FAILED = "TransferFailed"
-    """The checkpoint did not arrive complete and verified."""
-    RESTORE_FAILED = "RestoreFailed"
-    """The target could not restore; the message has the last lines of CRIU or the runtime."""
-    AGENT_RESTARTED = "AgentRestarted"
-    """The source's agent was restarted in the middle of the copy."""
-    TARGET_FAILED = "TargetFailed"
-    """The target pod failed, was deleted or cannot start; the message says what the kubelet or scheduler reported."""
-    TARGET_RETURNED = "TargetReturned"
-    """After the commit the target could not go on; its agent handed the container back to the source."""
-    AGENT_UNREACHABLE = "AgentUnreachable"
-    """A node's agent does not answer; the migration waits for it."""
-    TARGET_LOST_AFTER_COMMIT = "TargetLostAfterCommit"
-    """The target node stopped answering after the commit. The source stays frozen until that is known not to run."""
+    PENDING = _explained("Pending", "This step has not begun.")
+    IN_PROGRESS = _explained("InProgress", "This step is being taken.")
+    DONE = _explained("Done", "This step is complete.")
+    NOT_REACHED = _explained("NotReached", "The migration ended before this step.")
+    PREFLIGHT_FAILED = _explained(
+        "PreflightFailed",
+        "The pod cannot be moved; the message lists everything that stands against it. Nothing was touched.",
+        "Do what the message says, then create a new ContainerMigration.",
+    )
+    PREPARING_TARGET = _explained("PreparingTarget", "The target pod is being scheduled and started up to the gate.")
+    CHECKPOINTING = _explained("Checkpointing", "The source is frozen and being copied.")
+    TRANSFERRING = _explained("Transferring", "The checkpoint is on its way to the target node.")
+    RESTORING = _explained(
+        "Restoring",
+        "The target node restores the container and will commit when it is complete and held.",
+    )
+    COMMITTED = _explained(
+        "Committed", "The target's agent has written Commit; the container will run on the target node."
+    )
+    RELEASING_SOURCE = _explained(
+        "ReleasingSource",
+        "The container runs on the target node; the frozen source pod is being deleted.",
+    )
+    ROLLING_BACK = _explained("RollingBack", "The migration was given up before it was committed; the source goes on.")
+    SUCCEEDED = _explained("Succeeded", "The container runs on the target node with its state; the source pod is gone.")
+    ROLLED_BACK = _explained(
+        "RolledBack",
+        "The source runs on as if nothing had happened; the message says why.",
+        "Remove the cause that the message names, then create a new ContainerMigration.",
+    )
+    SOURCE_LOST = _explained(
+        "SourceLost",
+        "The source container or pod died before the decision, not by this migration.",
+        "Look at the pod's own events; its controller or kubelet starts it afresh as after any crash.",
+    )
+    ABORT_REQUESTED = _explained("AbortRequested", "The migration was deleted or `spec.cancel` was set.")
+    DEADLINE_EXCEEDED = _explained(
+        "DeadlineExceeded",
+        "`spec.deadlineSeconds` passed before the decision.",
+        "The message says where it stood; remove that cause, or allow more time.",
+    )
+    FREEZE_BUDGET_EXCEEDED = _explained(
+        "FreezeBudgetExceeded",
+        "The source stood still for the whole freeze budget without a decision, and was let go on.",
+        "Raise `spec.freezeBudgetSeconds`, and `failureThreshold` of network liveness probes with it.",
+    )
+    CHECKPOINT_FAILED = _explained(
+        "CheckpointFailed",
+        "The source could not be checkpointed; the message has the last lines of CRIU or the runtime.",
+        "Read CRIU's words in the message: they name the file, socket or device that cannot be dumped.",
+    )
+    TRANSFER_FAILED = _explained(
+        "TransferFailed",
+        "The checkpoint did not arrive complete and verified.",
+        "Check that pods on both nodes reach each other on port 9444, and that the target's /run has room.",
+    )
+    RESTORE_FAILED = _explained(
+        "RestoreFailed",
+        "The target could not restore; the message has the last lines of CRIU or the runtime.",
+        "Read CRIU's words in the message: they name what the target node lacks.",
+    )
+    AGENT_RESTARTED = _explained(
+        "AgentRestarted",
+        "The source's agent was restarted in the middle of the copy, for example by an upgrade; the source went on.",
+        "Create a new ContainerMigration when the agents are ready again.",
+    )
+    TARGET_FAILED = _explained(
+        "TargetFailed",
+        "The target pod failed, was deleted or cannot start; the message says what kubelet or scheduler reported.",
+        "Remove that cause, or choose another node.",
+    )
+    TARGET_RETURNED = _explained(
+        "TargetReturned",
+        "After the commit the target could not go on; its agent handed the container back to the source.",
+        "The message says why; try another node.",
+    )
+    AGENT_UNREACHABLE = _explained(
+        "AgentUnreachable",
+        "A node's agent does not answer; the migration waits for it.",
+        "Bring the agent's pod on that node back; docs/rescue.md says what to do when it will not come back.",
+    )
+    TARGET_LOST_AFTER_COMMIT = _explained(
+        "TargetLostAfterCommit",
+        "The target node stopped answering after the commit. The source stays frozen until that is known not to run.",
+        "Bring the node or its agent back; docs/rescue.md says what to do when it is gone for good.",
+    )
 
 
-class PreflightReason(StrEnum):
+class PreflightReason(Explained):
     """What can stand against a migration before anything is touched."""
 
-    POD_NOT_FOUND = "PodNotFound"
-    POD_REPLACED = "PodReplaced"
-    POD_NOT_RUNNING = "PodNotRunning"
-    POD_OWNED = "PodOwned"
-    CONTAINER_NOT_FOUND = "ContainerNotFound"
-    SEVERAL_CONTAINERS = "SeveralContainers"
-    INIT_CONTAINERS = "InitContainers"
-    EPHEMERAL_CONTAINERS = "EphemeralContainers"
-    HOST_NAMESPACE = "HostNamespace"
-    VOLUME_CANNOT_MOVE = "VolumeCannotMove"
-    HOSTS_FILE_MOUNTED = "HostsFileMounted"
-    RUNTIME_CLASS = "RuntimeClass"
-    ALREADY_MIGRATING = "AlreadyMigrating"
-    TARGET_IS_SOURCE = "TargetIsSource"
-    TARGET_NODE_NOT_FOUND = "TargetNodeNotFound"
-    TARGET_NAME_TAKEN = "TargetNameTaken"
-    NODE_NOT_READY = "NodeNotReady"
-    NODE_NOT_CAPABLE = "NodeNotCapable"
-    FREEZE_TOO_LONG = "FreezeTooLong"
+    POD_NOT_FOUND = _explained(
+        "PodNotFound",
+        "There is no pod of that name in the namespace of the ContainerMigration.",
+        "correct spec.podName, or create the ContainerMigration in the pod's namespace",
+    )
+    POD_REPLACED = _explained(
+        "PodReplaced",
+        "The pod of that name is another one than `spec.podUID` pins.",
+        "create a new ContainerMigration for the pod of today",
+    )
+    POD_NOT_RUNNING = _explained(
+        "PodNotRunning",
+        "The pod, or one of its containers, does not run.",
+        "wait until the pod runs, then create a new ContainerMigration",
+    )
+    POD_OWNED = _explained(
+        "PodOwned",
+        "A controller owns the pod and would start a replacement.",
+        "move a pod without a controller; others cannot be moved yet",
+    )
+    CONTAINER_NOT_FOUND = _explained(
+        "ContainerNotFound",
+        "`spec.containers` names a container that the pod does not have.",
+        "correct spec.containers, or leave it out to move all",
+    )
+    SEVERAL_CONTAINERS = _explained(
+        "SeveralContainers",
+        "The pod has more than one container.",
+        "move a pod with one container; others cannot be moved yet",
+    )
+    INIT_CONTAINERS = _explained(
+        "InitContainers",
+        "The pod has init containers.",
+        "move a pod without them; others cannot be moved yet",
+    )
+    EPHEMERAL_CONTAINERS = _explained(
+        "EphemeralContainers",
+        "Somebody attached ephemeral containers (kubectl debug); no new pod can be created with them.",
+        "they stay for the life of the pod: move a pod that was not debugged, or recreate it first",
+    )
+    SIDECAR_WITH_PROBES = _explained(
+        "SidecarWithProbes",
+        "A native sidecar has a startup or liveness probe, which the kubelet would run against a frozen process.",
+        "remove the sidecar's startup and liveness probes",
+    )
+    HOST_NAMESPACE = _explained(
+        "HostNamespace",
+        "The pod shares the node's network, PID or IPC namespace: it is tied to its node.",
+        "run the pod in namespaces of its own",
+    )
+    SHARED_PID_NAMESPACE = _explained(
+        "SharedPIDNamespace",
+        "The pod's containers share one PID namespace, which cannot be rebuilt container by container.",
+        "set shareProcessNamespace to false",
+    )
+    VOLUME_CANNOT_MOVE = _explained(
+        "VolumeCannotMove",
+        "A volume's data is on the source node only, or cannot be copied.",
+        "keep the data in memory or in a volume type that moves",
+    )
+    HOSTS_FILE_MOUNTED = _explained(
+        "HostsFileMounted",
+        "The pod mounts its own /etc/hosts, so a frozen source could not be kept from being started again.",
+        "use hostAliases instead",
+    )
+    RUNTIME_CLASS = _explained(
+        "RuntimeClassUnsupported",
+        "The pod has another RuntimeClass than none or `migratable`.",
+        "run the pod with the default runtime (runc) or the RuntimeClass migratable",
+    )
+    ALREADY_MIGRATING = _explained(
+        "AlreadyMigrating",
+        "Another migration moves the same pod.",
+        "wait for its end, or cancel it",
+    )
+    TARGET_IS_SOURCE = _explained(
+        "TargetIsSource",
+        "The pod already runs on the node that was asked for.",
+        "name another node, or leave spec.target.nodeName out",
+    )
+    TARGET_NODE_NOT_FOUND = _explained(
+        "TargetNodeNotFound",
+        "There is no node of that name.",
+        "correct spec.target.nodeName (kubectl get nodes)",
+    )
+    TARGET_NAME_TAKEN = _explained(
+        "TargetNameTaken",
+        "Another pod has the name that the target pod should get.",
+        "set spec.target.podName to a free name, or leave it out",
+    )
+    NODE_NOT_READY = _explained(
+        "NodeNotReady",
+        "The source or target node is not Ready, or the target is cordoned.",
+        "repair or uncordon the node, or choose another target",
+    )
+    NODE_NOT_CAPABLE = _explained(
+        "NodeNotCapable",
+        "The node's agent is missing, silent, or reports what the node lacks.",
+        "do what the agent reports (kubectl get migrationnodes -o wide), or choose another node",
+    )
+    NO_SUITABLE_NODE = _explained(
+        "NoSuitableNode",
+        "No target was named, and no other node could take the pod.",
+        "make one of these nodes fit",
+    )
+    CPU_MISMATCH = _explained(
+        "CPUMismatch",
+        "The target's CPU lacks features of the source's: the process may use instructions that are not there.",
+        "choose a node whose CPU has at least the same features",
+    )
+    KERNEL_MISMATCH = _explained(
+        "KernelMismatch",
+        "The target's kernel lacks features for restoring that the source's has.",
+        "choose a node whose kernel is as able, or update the target's kernel",
+    )
+    CRIU_MISMATCH = _explained(
+        "CRIUMismatch",
+        "Source and target have different versions of CRIU.",
+        "wait until the agents on both nodes have the same version",
+    )
+    NO_ROOM = _explained(
+        "NoRoom",
+        "The checkpoint may be larger than the room for it in a node's /run.",
+        "free or enlarge that node's /run, or choose another node",
+    )
+    FREEZE_TOO_LONG = _explained(
+        "FreezeTooLong",
+        "The container would stand still for longer than `spec.freezeBudgetSeconds` or its liveness probes allow.",
+        "raise what limits it, if the workload tolerates that, or make the container smaller",
+    )
 
 
 class Condition(Model):

@@ -125,7 +125,12 @@ def container_migration() -> dict[str, Any]:
         description="Moves a running container, with its memory, open files and file-system changes, to another node.",
         schema={
             "required": ["spec"],
-            "properties": {**_META, "spec": structural(MigrationSpec), "status": structural(MigrationStatus)},
+            "properties": {
+                **_META,
+                "spec": structural(MigrationSpec),
+                # Never equal to a generation: kstatus would take an object without a status for one that is done.
+                "status": {**structural(MigrationStatus), "default": {"observedGeneration": -1}},
+            },
             "x-kubernetes-validations": [*_spec_is_immutable(), *_registers()],
         },
         columns=[

@@ -86,7 +86,13 @@ class MigrationSpec(Model):
     pod_uid: Uid | None = Field(default=None, alias="podUID")
     """Pins the pod's incarnation: with another UID under that name the migration is refused. A tool that recreates a
     deleted ContainerMigration would otherwise move the next pod of that name."""
-    containers: Annotated[tuple[ContainerName, ...], Field(max_length=16)] | None = None
+    containers: (
+        Annotated[
+            tuple[ContainerName, ...],
+            Field(min_length=1, max_length=16, json_schema_extra={"x-kubernetes-list-type": "set"}),
+        ]
+        | None
+    ) = None
     """The containers to move with their state. Absent: all of the pod."""
     target: Target = Target()
     """Where to, and under which name."""
@@ -97,9 +103,15 @@ class MigrationSpec(Model):
     tcp_connections: TcpConnections = TcpConnections.CLOSE
     """What becomes of established TCP connections. `Close`: clients reconnect."""
     freeze_budget_seconds: Annotated[int, Field(ge=1, le=3600, json_schema_extra={"format": "int32"})] = 30
-    """How long the container may stand still before the migration is given up, in seconds."""
+    """How long the container may stand still before the migration is given up, in seconds. The effective budget is less
+    when the pod has HTTP, TCP or gRPC liveness probes: the kubelet would kill the frozen container."""
     deadline_seconds: Annotated[int, Field(ge=10, le=86400, json_schema_extra={"format": "int32"})] = 600
     """How long the migration may take before it is given up, in seconds; not after the commit."""
+    ttl_seconds_after_finished: (
+        Annotated[int, Field(ge=0, le=31536000, json_schema_extra={"format": "int32"})] | None
+    ) = None
+    """How long this object is kept after the migration has ended, in seconds. Absent: until somebody deletes it. Not
+    for objects that a GitOps tool manages: it would create them again."""
     cancel: bool = False
     """Set to true to give the migration up; has no effect once it is committed."""
 
@@ -146,6 +158,8 @@ class Timings(Model):
 
     started_at: Time | None = None
     """When the operator began."""
+    prepared_at: Time | None = None
+    """When the target pod reached the gate: image, volumes and network were ready."""
     frozen_at: Time | None = None
     """When the source's containers stopped, by the source node's clock."""
     dumped_at: Time | None = None
@@ -165,8 +179,8 @@ class Timings(Model):
 class MigrationStatus(Model):
     """What the parts report."""
 
-    observed_generation: Annotated[int, Field(ge=0, json_schema_extra={"format": "int64"})] | None = None
-    """The `metadata.generation` that this status is about."""
+    observed_generation: Annotated[int, Field(ge=-1, json_schema_extra={"format": "int64"})] | None = None
+    """The `metadata.generation` that this status is about; -1 until the operator has looked."""
     phase: Annotated[str, Field(max_length=64)] | None = None
     """A word for the print column; nothing depends on it."""
     message: Message | None = None

@@ -36,6 +36,8 @@ class NodeFacts(Model):
     """As in `uname -m`."""
     cpu_flags: Annotated[tuple[Annotated[str, Field(max_length=64)], ...], Field(max_length=1024)] = ()
     """CPU features, as in /proc/cpuinfo, sorted."""
+    kernel_features: Annotated[tuple[Annotated[str, Field(max_length=64)], ...], Field(max_length=64)] = ()
+    """Features of the kernel that a restore may need, as `criu check --feature` names them, sorted."""
     criu_version: Text
     """The version of the CRIU that the agent brought; empty when it does not run."""
     runtime: RuntimeFacts | None = None

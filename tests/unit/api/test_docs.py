@@ -1,0 +1,27 @@
+"""docs/conditions.md is what the constants say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from migration_api.conditions import ConditionType, PreflightReason, Reason
+from migration_api.docs import conditions_page
+
+PAGE = Path(__file__).parents[3] / "docs" / "conditions.md"
+
+
+def test_the_file_is_the_generated_page() -> None:
+    assert PAGE.read_text(encoding="utf-8") == conditions_page()
+
+
+@pytest.mark.parametrize("name", [*ConditionType, *Reason, *PreflightReason])
+def test_every_constant_is_explained(name: str) -> None:
+    assert f"| `{name}` | " in conditions_page()
+
+
+@pytest.mark.parametrize("reason", [*Reason, *PreflightReason])
+def test_a_reason_is_its_text(reason: Reason | PreflightReason) -> None:
+    assert type(reason)(str(reason)) is reason
+    assert reason.meaning
