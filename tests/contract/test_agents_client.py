@@ -191,9 +191,9 @@ async def test_a_refusal_has_the_agent_s_own_words(agents: Agents, node: Migrati
         await agents.forget(node, UID)
 
 
-async def test_several_containers_are_refused(agents: Agents, node: MigrationNode) -> None:
-    request = source_request().model_copy(update={"containers": ("main", "second")})
-    with pytest.raises(AgentRefused, match="one container"):
+async def test_containers_out_of_the_pods_order_are_refused(agents: Agents, node: MigrationNode) -> None:
+    request = source_request().model_copy(update={"containers": ("second", "main"), "order": ("main", "second")})
+    with pytest.raises(AgentRefused, match="in that order"):
         await agents.put_source(node, request)
 
 

@@ -23,7 +23,7 @@ FREEZE_LIMIT_SECONDS = 60.0
 ROOM_FACTOR = 1.2
 """How much more than its memory a checkpoint may take: descriptors and changed files."""
 
-_MOVABLE_VOLUMES = {"configMap", "secret", "projected", "downwardAPI"}
+_MOVABLE_VOLUMES = {"configMap", "secret", "projected", "downwardAPI", "emptyDir"}
 _MEBIBYTE = 1024 * 1024
 
 
@@ -100,11 +100,15 @@ def _containers(case: _Case) -> Iterator[Problem]:
                 PreflightReason.CONTAINER_NOT_FOUND,
                 f"pod {case.pod.name} has no container {name}; it has {', '.join(names)}",
             )
-    if len(names) > 1:
-        yield Problem(
-            PreflightReason.SEVERAL_CONTAINERS,
-            f"pod {case.pod.name} has the containers {', '.join(names)}; only pods with one container can be moved yet",
-        )
+    asked = case.migration.spec.containers or names
+    for container in mappings(case.pod.spec.get("containers"))[:-1]:
+        name = str(container.get("name"))
+        if name not in asked and "postStart" in mapping(container.get("lifecycle")):
+            yield Problem(
+                PreflightReason.SEVERAL_CONTAINERS,
+                f"spec.containers leaves out {name}, whose postStart hook would run before the commit; "
+                "move it too, or make it the pod's last container",
+            )
     for field, kind, reason in (
         ("initContainers", "init", PreflightReason.INIT_CONTAINERS),
         ("ephemeralContainers", "ephemeral", PreflightReason.EPHEMERAL_CONTAINERS),
@@ -128,7 +132,8 @@ def _namespaces(case: _Case) -> Iterator[Problem]:
 def _volumes(case: _Case) -> Iterator[Problem]:
     for volume in mappings(case.pod.spec.get("volumes")):
         kinds = [key for key in volume if key != "name"]
-        if not set(kinds) <= _MOVABLE_VOLUMES:
+        huge = str(mapping(volume.get("emptyDir")).get("medium", "")).startswith("HugePages")
+        if huge or not set(kinds) <= _MOVABLE_VOLUMES:
             yield Problem(
                 PreflightReason.VOLUME_CANNOT_MOVE,
                 f"the volume {volume.get('name')} ({', '.join(kinds)}) cannot move to another node yet; "
@@ -226,7 +231,7 @@ def _missing_flags(here: NodeFacts, there: NodeFacts) -> str:
 
 def _memory(case: _Case) -> int:
     facts = case.facts.pod_facts
-    return sum(c.memory_bytes for c in facts.containers) if facts else 0
+    return sum(c.memory_bytes for c in facts.containers) + facts.shared_bytes if facts else 0
 
 
 def _room(case: _Case, node: NodeView) -> Iterator[Problem]:

@@ -67,12 +67,15 @@ POD_TABLE: list[tuple[R, dict[str, Any], str]] = [
         {"metadata": {"ownerReferences": [{"kind": "ReplicaSet", "name": "web-1", "controller": True}]}},
         "ReplicaSet web-1",
     ),
-    (R.SEVERAL_CONTAINERS, {"spec": {"containers": [{"name": "main"}, {"name": "second"}]}}, "main, second"),
     (R.INIT_CONTAINERS, {"spec": {"initContainers": [{"name": "before"}]}}, "init containers (before)"),
     (R.EPHEMERAL_CONTAINERS, {"spec": {"ephemeralContainers": [{"name": "debug"}]}}, "ephemeral containers (debug)"),
     (R.HOST_NAMESPACE, {"spec": {"hostNetwork": True, "hostPID": True}}, "hostNetwork, hostPID"),
     (R.HOST_NAMESPACE, {"spec": {"hostIPC": True, "shareProcessNamespace": True}}, "hostIPC, shareProcessNamespace"),
-    (R.VOLUME_CANNOT_MOVE, {"spec": {"volumes": [{"name": "scratch", "emptyDir": {}}]}}, "scratch (emptyDir)"),
+    (
+        R.VOLUME_CANNOT_MOVE,
+        {"spec": {"volumes": [{"name": "huge", "emptyDir": {"medium": "HugePages-2Mi"}}]}},
+        "huge (emptyDir)",
+    ),
     (
         R.VOLUME_CANNOT_MOVE,
         {"spec": {"volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]}},
@@ -200,13 +203,13 @@ def test_an_agent_that_does_not_answer_is_no_verdict() -> None:
 def test_everything_is_said_at_once() -> None:
     pod = source_pod(
         spec={
-            "containers": [{"name": "main"}, {"name": "second"}],
-            "volumes": [{"name": "scratch", "emptyDir": {}}],
+            "containers": [{"name": "left", "lifecycle": {"postStart": {}}}, {"name": "main"}],
+            "volumes": [{"name": "scratch", "nfs": {}}],
             "hostNetwork": True,
         }
     )
     facts = replace(preflight_facts(pod=pod), target=node(SOURCE))
-    got = found(facts, spec={"target": {"nodeName": SOURCE}})
+    got = found(facts, spec={"target": {"nodeName": SOURCE}, "containers": ["main"]})
     assert [r for r, _ in got] == [
         R.SEVERAL_CONTAINERS,
         R.HOST_NAMESPACE,
