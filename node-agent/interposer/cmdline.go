@@ -23,7 +23,10 @@ var (
 	createFlags  = []string{"no-pivot", "no-new-keyring", "keep", "detach", "d", "no-subreaper", "help", "h"}
 	// restore and run share the table: a few more of their options.
 	restoreValues = []string{"image-path", "work-path", "manage-cgroups-mode", "empty-ns", "lsm-profile", "lsm-mount-context", "parent-path"}
-	restoreFlags  = []string{"tcp-established", "ext-unix-sk", "shell-job", "file-locks", "auto-dedup", "lazy-pages"}
+	// Of exec only the options with values matter: they must not be taken for the container.
+	execValues = []string{"console-socket", "cwd", "env", "e", "user", "u", "additional-gids", "g", "process", "p", "pid-file",
+		"process-label", "apparmor", "cap", "c", "preserve-fds", "cgroup"}
+	restoreFlags = []string{"tcp-established", "ext-unix-sk", "shell-job", "file-locks", "auto-dedup", "lazy-pages"}
 )
 
 // parseCommand splits a runc command line. An unknown option is an error only where it matters, before the subcommand
@@ -38,6 +41,9 @@ func parseCommand(args []string) (command, error) {
 	values, flags, strict := append(createValues, restoreValues...), append(createFlags, restoreFlags...), true
 	if !slices.Contains(creating, cmd.sub) {
 		values, flags, strict = nil, nil, false
+	}
+	if cmd.sub == "exec" {
+		values = execValues
 	}
 	for i++; i < len(args); i++ {
 		if args[i] == "--" {

@@ -18,7 +18,9 @@ type creation struct {
 	deadline int64 // CLOCK_BOOTTIME
 	bundle   string
 	id       identity
-	dir      string // the ticket's directory
+	dir      string   // the ticket's directory
+	lock     *os.File // the claim; it ends with the last process that has this file open
+	keeper   *keeper  // set in a keeper
 }
 
 // errTransparent says: this is an ordinary start.
@@ -39,8 +41,22 @@ func (c *creation) run() int {
 	return 0
 }
 
-// decide returns nil when the container was restored, errTransparent, or the sentence of a refusal.
+// decide returns nil when the container was restored or is held, errTransparent, or the sentence of a refusal.
 func (c *creation) decide() error {
+	if err := c.identify(); err != nil {
+		return err
+	}
+	if c.id.kind == "sandbox" {
+		if err := markPod(c.cfg, c.id.podUID); err != nil {
+			return fmt.Errorf("cannot record on disk that this pod is a migration's target (%w), so its sandbox is not started; check the node's disk", err)
+		}
+		return errTransparent
+	}
+	return c.decideContainer()
+}
+
+// identify finds out who this is; errTransparent when it is nobody of ours.
+func (c *creation) identify() error {
 	bundle, err := filepath.Abs(c.cmd.bundle())
 	if err != nil {
 		return errTransparent // runc cannot do anything with it either
@@ -57,13 +73,7 @@ func (c *creation) decide() error {
 			shorten(c.id.podUID, 80), migrationAnnotation)
 	}
 	c.dir = c.cfg.ticketDir(c.id.podUID)
-	if c.id.kind == "sandbox" {
-		if err := markPod(c.cfg, c.id.podUID); err != nil {
-			return fmt.Errorf("cannot record on disk that this pod is a migration's target (%w), so its sandbox is not started; check the node's disk", err)
-		}
-		return errTransparent
-	}
-	return c.decideContainer()
+	return nil
 }
 
 func (c *creation) decideContainer() error {
@@ -85,7 +95,8 @@ func (c *creation) decideContainer() error {
 	if err != nil {
 		return fmt.Errorf("container %s: %w; the kubelet tries again", c.id.container, err)
 	}
-	defer runtime.KeepAlive(lock) // the open file is the claim: it ends with this process
+	c.lock = lock
+	defer runtime.KeepAlive(lock)
 	if err := killRecordedTree(c.dir, c.id.container); err != nil {
 		return fmt.Errorf("cannot make sure that an earlier restored copy of container %s is dead: %w", c.id.container, err)
 	}
@@ -118,9 +129,11 @@ type gateRequest struct {
 	Migration   string `json:"migration"`
 	Container   string `json:"container"`
 	ContainerID string `json:"containerID"`
+	SandboxID   string `json:"sandboxID"`
 	Bundle      string `json:"bundle"`
 	PID         int    `json:"pid"`
 	Deadline    int64  `json:"deadlineBoottimeNs"`
+	Keeper      bool   `json:"keeper,omitempty"`
 }
 
 type gateAnswer struct {
@@ -128,6 +141,7 @@ type gateAnswer struct {
 	Message  string   `json:"message"`
 	ImageDir string   `json:"imageDir"`
 	Options  []string `json:"options"`
+	Last     bool     `json:"last"`
 }
 
 // gate asks the agent until there is an answer or the deadline passes. Before each attempt the disk is looked at,
@@ -165,7 +179,8 @@ func (c *creation) ask() (*agentConn, gateAnswer, error) {
 	if len(migration) > 253 {
 		migration = ""
 	}
-	err = conn.send(gateRequest{"gate", c.id.podUID, migration, c.id.container, c.cmd.id, c.bundle, os.Getpid(), c.deadline})
+	err = conn.send(gateRequest{Role: "gate", PodUID: c.id.podUID, Migration: migration, Container: c.id.container,
+		ContainerID: c.cmd.id, SandboxID: c.id.sandbox, Bundle: c.bundle, PID: os.Getpid(), Deadline: c.deadline, Keeper: c.keeper != nil})
 	if err == nil {
 		err = conn.receive(&answer, c.deadline, nil)
 	}
@@ -181,6 +196,14 @@ func (c *creation) obey(conn *agentConn, answer gateAnswer) error {
 	switch answer.Action {
 	case "restore":
 		return (&restore{creation: c, conn: conn, imageDir: answer.ImageDir, options: answer.Options}).run()
+	case "fresh":
+		return c.createFresh(answer.Last)
+	case "keep":
+		if c.keeper != nil {
+			return errors.New("the node agent asked a keeper for a keeper")
+		}
+		conn.close() // the keeper comes in our place
+		return c.leaveKeeper()
 	case "refuse":
 		if answer.Message == "" {
 			return errors.New("the node agent refused this container without giving a reason")

@@ -122,10 +122,12 @@ func hookRC(dir *os.File, action string, initPID int) int {
 	return hook.ProcessState.ExitCode()
 }
 
-// lab is one node in a temporary directory.
+// lab is one container on a node in a temporary directory.
 type lab struct {
 	t      *testing.T
-	dir    string
+	name   string
+	node   string // the node's directory
+	dir    string // this container's
 	cfg    Config
 	bundle string
 	images string
@@ -138,26 +140,43 @@ func newLab(t *testing.T) *lab {
 	must(t, err)
 	self, err := os.Executable()
 	must(t, err)
-	l := &lab{t: t, dir: dir, bundle: dir + "/bundle", images: dir + "/run/images/m1/app", log: dir + "/log.json"}
+	l := &lab{t: t, name: "app", node: dir, dir: dir, bundle: dir + "/bundle", images: dir + "/run/images/m1/app", log: dir + "/log.json"}
 	l.cfg = Config{StateDir: dir + "/state", RunDir: dir + "/run", BinDir: dir + "/bin", SearchDirs: dir + "/sbin",
-		Owner: os.Getuid(), Deadline: 20 * time.Second, Self: self}
-	for _, path := range []string{l.bundle + "/rootfs", l.images + "/images", dir + "/sbin", dir + "/bin", dir + "/state"} {
+		Owner: os.Getuid(), Deadline: 20 * time.Second, Self: self,
+		KubeletPods: dir + "/pods"}
+	for _, path := range []string{dir + "/sbin", dir + "/bin", dir + "/state"} {
 		must(t, os.MkdirAll(path, 0o700))
 	}
-	must(t, os.WriteFile(l.images+"/images/inventory.img", nil, 0o600))
 	binary, err := os.ReadFile(self) // a copy: a link would have the interposer's inode and be skipped
 	must(t, err)
 	must(t, os.WriteFile(dir+"/sbin/runc", binary, 0o700))
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	l.prepare()
+	return l
+}
+
+// sibling is another container of the same pod.
+func (l *lab) sibling(name string) *lab {
+	other := *l
+	other.name, other.dir = name, l.node+"/"+name
+	other.bundle, other.images, other.log = other.dir+"/bundle", l.node+"/run/images/m1/"+name, other.dir+"/log.json"
+	other.prepare()
+	return &other
+}
+
+func (l *lab) prepare() {
+	for _, path := range []string{l.bundle + "/rootfs", l.images + "/images"} {
+		must(l.t, os.MkdirAll(path, 0o700))
+	}
+	must(l.t, os.WriteFile(l.images+"/images/inventory.img", nil, 0o600))
 	l.spec("container", true)
-	t.Cleanup(func() {
+	l.t.Cleanup(func() {
 		for _, name := range []string{"tree.pid", "criu.pid"} {
 			for _, pid := range l.pids(name) {
 				syscall.Kill(pid, syscall.SIGKILL)
 			}
 		}
-		os.RemoveAll(dir)
 	})
-	return l
 }
 
 func must(t *testing.T, err error) {
@@ -170,7 +189,8 @@ func must(t *testing.T, err error) {
 func (l *lab) spec(kind string, marked bool) {
 	annotations := map[string]string{"io.kubernetes.cri.container-type": kind, "io.kubernetes.cri.sandbox-uid": testUID}
 	if kind == "container" {
-		annotations["io.kubernetes.cri.container-name"] = "app"
+		annotations["io.kubernetes.cri.container-name"] = l.name
+		annotations["io.kubernetes.cri.sandbox-id"] = "sandbox-1"
 	}
 	if marked {
 		annotations[migrationAnnotation] = "m1"
@@ -181,15 +201,19 @@ func (l *lab) spec(kind string, marked bool) {
 
 func (l *lab) ticketDir() string { return l.cfg.ticketDir(testUID) }
 
-func (l *lab) ticket(name string) {
+func (l *lab) ticket(name string, containers ...string) {
 	must(l.t, os.MkdirAll(l.ticketDir(), 0o700))
-	must(l.t, os.WriteFile(l.ticketDir()+"/"+name, []byte(`{"migration":"m1","containers":["app"]}`), 0o600))
+	if len(containers) == 0 {
+		containers = []string{"app"}
+	}
+	raw, _ := json.Marshal(map[string]any{"migration": "m1", "containers": containers})
+	must(l.t, os.WriteFile(l.ticketDir()+"/"+name, raw, 0o600))
 }
 
 func (l *lab) command(env []string, args ...string) *exec.Cmd {
 	raw, _ := json.Marshal(l.cfg)
 	cmd := exec.Command(l.cfg.Self, args...)
-	cmd.Env = append([]string{configEnv + "=" + string(raw), "LAB=" + l.dir, "PATH=" + l.dir + "/sbin:/usr/bin:/bin"}, env...)
+	cmd.Env = append([]string{configEnv + "=" + string(raw), "LAB=" + l.dir, "PATH=" + l.node + "/sbin:/usr/bin:/bin"}, env...)
 	return cmd
 }
 
@@ -323,6 +347,15 @@ func (a *agent) held(id string, env ...string) (cmd *exec.Cmd, done chan int, ga
 	gate = a.next("gate")
 	gate.say(a.restoreAnswer())
 	hook = a.next("hook")
-	pids := a.l.pids("tree.pid")
-	return cmd, done, gate, hook, pids[len(pids)-1]
+	return cmd, done, gate, hook, a.l.tree()
+}
+
+// tree is the first process of the tree that was restored last.
+func (l *lab) tree() int {
+	l.t.Helper()
+	pids := l.pids("tree.pid")
+	if len(pids) == 0 {
+		l.t.Fatal("no tree was restored")
+	}
+	return pids[len(pids)-1]
 }

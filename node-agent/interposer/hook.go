@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 )
@@ -49,7 +50,7 @@ type hook struct {
 	file     hookFile
 	imageDir string
 	initPID  int
-	chain    []int // pidfds of CRIU, runc and the interposer, and of whatever lies between
+	chain    []int // pidfds of CRIU, runc and the interposer, of whatever lies between, and of the tree's first process
 }
 
 // runHook returns the exit code for CRIU. Whatever goes wrong before the tree may run, the tree is killed.
@@ -149,7 +150,7 @@ func (h *hook) kill() error {
 // postRestore holds the complete tree until the agent says resume. The open connection is the agent's proof that it is
 // held, so everything that ends the hold also ends the tree.
 func (h *hook) postRestore() error {
-	if err := h.watchParents(); err != nil {
+	if err := h.watch(); err != nil {
 		return err
 	}
 	if err := h.check(); err != nil {
@@ -178,12 +179,31 @@ func (h *hook) postRestore() error {
 
 // preResume is the last moment at which the tree has not run. Whoever renames `pending` has decided.
 func (h *hook) preResume() error {
-	if err := h.watchParents(); err != nil {
+	if err := h.watch(); err != nil {
 		return err
 	}
 	if err := h.check(); err != nil {
 		return err
 	}
+	ticket, err := readTicketContent(h.file.TicketDir)
+	if err != nil || !slices.Contains(ticket.Containers, h.file.Container) {
+		return errors.Join(errors.New("the ticket does not say that this container is restored"), err)
+	}
+	if len(ticket.Containers) > 1 {
+		return h.meet(ticket.Containers)
+	}
+	if err := h.decide(); err != nil {
+		return err
+	}
+	if conn, err := dialAgent(h.cfg); err == nil {
+		_ = conn.send(h.request("pre-resume"))
+		conn.close()
+	}
+	return nil
+}
+
+// decide renames the ticket.
+func (h *hook) decide() error {
 	renamed, err := startResuming(h.file.TicketDir)
 	if !renamed {
 		return fmt.Errorf("the ticket cannot become resuming: %w", err)
@@ -192,10 +212,6 @@ func (h *hook) preResume() error {
 		// Decided and visible, only perhaps not durable. To kill now would lose what the agent may already call
 		// resumed; it syncs the directory itself before it writes the outcome.
 		h.log("pre-resume", fmt.Errorf("resuming, but not synced: %w", err))
-	}
-	if conn, err := dialAgent(h.cfg); err == nil {
-		_ = conn.send(h.request("pre-resume"))
-		conn.close()
 	}
 	return nil
 }

@@ -45,6 +45,20 @@ func (h *hook) check() error {
 	return nil
 }
 
+// watch opens pidfds of everything that must live while the tree is held, and of the tree itself: a tree that is dead
+// must not be committed.
+func (h *hook) watch() error {
+	if err := h.watchParents(); err != nil {
+		return err
+	}
+	fd, err := pidfdOpen(h.initPID)
+	if err != nil {
+		return fmt.Errorf("the restored tree is dead: %w", err)
+	}
+	h.chain = append(h.chain, fd)
+	return nil
+}
+
 // watchParents opens pidfds of all ancestors up to the interposer: CRIU, runc, the interposer itself, and wrappers that
 // may lie between. A parent that is still the parent after its pidfd was opened is the process the pidfd means.
 func (h *hook) watchParents() error {

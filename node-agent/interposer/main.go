@@ -20,6 +20,12 @@ func run(cfg *Config, argv, env []string) int {
 	if action := lookupEnv(env, "CRTOOLS_SCRIPT_ACTION"); action != "" {
 		return runHook(cfg, action, env)
 	}
+	if len(argv) > 1 && argv[1] == keeperCommand {
+		return runKeeper(cfg, argv, env)
+	}
+	if len(argv) > 1 && argv[1] == starterCommand {
+		return runStarter(cfg, argv, env)
+	}
 	began := boottime()
 	cmd, err := parseCommand(argv[1:])
 	if err != nil {
@@ -33,6 +39,17 @@ func run(cfg *Config, argv, env []string) int {
 	case "start":
 		if isRestored(cfg, cmd.id) {
 			return 0
+		}
+		mark, ok, err := readFresh(cfg, cmd.id)
+		if err != nil {
+			return refuse(cmd, "container-migration: "+err.Error())
+		}
+		if ok {
+			return (&freshStart{cfg, cmd, argv, env, mark}).run(began + int64(cfg.Deadline))
+		}
+	case "exec":
+		if mayNotRunYet(cfg, cmd.id) {
+			return refuse(cmd, "container-migration: the container waits for its migration's commit, so nothing is executed in it yet")
 		}
 	case "delete":
 		forgetRestored(cfg, cmd.id)

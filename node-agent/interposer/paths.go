@@ -21,6 +21,8 @@ type Config struct {
 	Owner      int           // the only uid that may own the agent's socket and the images
 	Deadline   time.Duration // from the start of create to refusal, below the kubelet's 120 s
 	Self       string        // CRIU's action script
+	// KubeletPods is where the kubelet keeps the volumes of its pods.
+	KubeletPods string
 }
 
 func productionConfig() *Config {
@@ -36,6 +38,8 @@ func productionConfig() *Config {
 		Owner:      0,
 		Deadline:   110 * time.Second,
 		Self:       self,
+
+		KubeletPods: "/var/lib/kubelet/pods",
 	}
 }
 
@@ -44,6 +48,7 @@ func (c *Config) socket() string                 { return filepath.Join(c.RunDir
 func (c *Config) images() string                 { return filepath.Join(c.RunDir, "images") }
 func (c *Config) criuConf(id string) string      { return filepath.Join(c.RunDir, "criu", id+".conf") }
 func (c *Config) restored(id string) string      { return filepath.Join(c.RunDir, "restored", id) }
+func (c *Config) fresh(id string) string         { return filepath.Join(c.RunDir, "fresh", id) }
 
 // pattern is a regular expression that is compiled when it is used: most calls of this binary use none, and are counted
 // in tenths of a millisecond.
@@ -135,6 +140,7 @@ func isRestored(cfg *Config, id string) bool {
 func forgetRestored(cfg *Config, id string) {
 	if idPattern.MatchString(id) {
 		_ = os.Remove(cfg.restored(id))
+		_ = os.Remove(cfg.fresh(id))
 		_ = os.Remove(cfg.criuConf(id))
 	}
 }

@@ -53,9 +53,12 @@ func (r *restore) prepare() error {
 			return fmt.Errorf("the node agent asked for the CRIU option %q, which this interposer does not allow", shorten(option, 80))
 		}
 	}
-	if dir := r.stateDir(); exists(dir) {
+	if dir := stateDir(r.cmd); exists(dir) {
 		// Not ours: without this check the cleanup of our own failure would delete somebody's running container.
 		return fmt.Errorf("a container with the id %s exists already in %s", r.cmd.id, filepath.Dir(dir))
+	}
+	if err := r.prepareShared(); err != nil {
+		return err
 	}
 	if err := r.applyDiff(); err != nil {
 		return fmt.Errorf("the file system changes of container %s cannot be applied: %w", r.id.container, err)
@@ -70,12 +73,12 @@ func (r *restore) prepare() error {
 }
 
 // stateDir is where runc keeps the container's state.
-func (r *restore) stateDir() string {
-	root := r.cmd.options["root"]
+func stateDir(cmd command) string {
+	root := cmd.options["root"]
 	if root == "" {
 		root = "/run/runc"
 	}
-	return filepath.Join(root, r.cmd.id)
+	return filepath.Join(root, cmd.id)
 }
 
 // checkImages confines the image directory: <run>/images/<migration>/<container>, every directory on the way real, owned
@@ -102,6 +105,26 @@ func (r *restore) checkImages() error {
 		err = fmt.Errorf("%s/inventory.img is not a file", path)
 	}
 	return err
+}
+
+// prepareShared makes what the pod's containers share as it was, before the first of them is restored.
+func (r *restore) prepareShared() error {
+	ticket, err := readTicketContent(r.dir)
+	if err != nil || len(ticket.Containers) == 0 {
+		return errors.Join(errors.New("the ticket does not say which containers are restored"), err)
+	}
+	if ticket.Containers[0] != r.id.container {
+		return nil
+	}
+	if r.id.ipc != "" {
+		if err := clearIPC(r.id.ipc); err != nil {
+			return fmt.Errorf("the pod's IPC namespace cannot be cleared: %w", err)
+		}
+	}
+	if err := r.applyShared(); err != nil {
+		return fmt.Errorf("the pod's shared volumes cannot be made as they were: %w", err)
+	}
+	return nil
 }
 
 func (r *restore) applyDiff() error {

@@ -28,6 +28,9 @@ func (r *restore) runRunc() (int, error) {
 	done := make(chan struct{})
 	defer close(done)
 	go r.watchdog(pid, done)
+	if r.keeper != nil {
+		go r.keeper.announce(r.conn)
+	}
 	return waitFor(pid)
 }
 

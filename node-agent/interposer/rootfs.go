@@ -62,12 +62,12 @@ func applyDiff(root string, archive io.Reader, bounds limits) error {
 		header, err := reader.Next()
 		if errors.Is(err, io.EOF) {
 			if input.ended {
-				return errors.New("rootfs-diff.tar is cut off")
+				return errors.New("the archive is cut off")
 			}
 			return d.finishDirs()
 		}
 		if err != nil {
-			return fmt.Errorf("rootfs-diff.tar: %w", err)
+			return fmt.Errorf("the archive cannot be read: %w", err)
 		}
 		if err := d.apply(header, reader); err != nil {
 			return fmt.Errorf("%q: %w", shorten(header.Name, 200), err)
@@ -156,7 +156,7 @@ func (d *differ) create(parent int, name, base string, header *tar.Header, conte
 	var err error
 	switch header.Typeflag {
 	case tar.TypeReg, tar.TypeGNUSparse:
-		err = writeFile(parent, base, content)
+		err = writeFile(parent, base, content, isSparse(header))
 	case tar.TypeSymlink:
 		err = symlinkAt(header.Linkname, parent, base)
 	case tar.TypeFifo:

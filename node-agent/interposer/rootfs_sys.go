@@ -2,6 +2,7 @@ package main
 
 import (
 	"archive/tar"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -109,15 +110,45 @@ func listDir(fd int) ([]string, error) {
 }
 
 // writeFile makes a new file; it never writes into one that is there.
-func writeFile(parent int, base string, content io.Reader) error {
+func writeFile(parent int, base string, content io.Reader, sparse bool) error {
 	flags := syscall.O_WRONLY | syscall.O_CREAT | syscall.O_EXCL | syscall.O_NOFOLLOW | syscall.O_CLOEXEC
 	fd, err := syscall.Openat(parent, base, flags, 0o600)
 	if err != nil {
 		return err
 	}
 	file := os.NewFile(uintptr(fd), base)
-	_, err = io.Copy(file, content)
+	if sparse {
+		err = copySparse(file, content)
+	} else {
+		_, err = io.Copy(file, content)
+	}
 	return errors.Join(err, file.Close())
+}
+
+// isSparse says whether the file had holes: the reader fills them with zeros, and only then zeros become holes again.
+func isSparse(header *tar.Header) bool {
+	return header.Typeflag == tar.TypeGNUSparse || header.PAXRecords["GNU.sparse.realsize"] != ""
+}
+
+// copySparse leaves a hole for every block of zeros.
+func copySparse(file *os.File, content io.Reader) error {
+	var zeros, block [4096]byte
+	size := int64(0)
+	for {
+		n, err := io.ReadFull(content, block[:])
+		if n > 0 && !bytes.Equal(block[:n], zeros[:n]) {
+			if _, err := file.WriteAt(block[:n], size); err != nil {
+				return err
+			}
+		}
+		size += int64(n)
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			return file.Truncate(size)
+		}
+		if err != nil {
+			return err
+		}
+	}
 }
 
 func symlinkAt(target string, parent int, base string) error {

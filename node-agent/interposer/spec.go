@@ -22,10 +22,12 @@ const (
 type identity struct {
 	kind      string // "sandbox" or "container"
 	podUID    string
+	sandbox   string // the sandbox's container ID
 	container string
 	migration string // the annotation's value
 	annotated bool
 	rootfs    string
+	ipc       string // path of the IPC namespace it joins, the pod's
 }
 
 // identify reads the annotations of containerd or CRI-O. The runtimes write theirs after the user's, so a pod cannot
@@ -34,12 +36,14 @@ func identify(annotations map[string]string, rootPath string) identity {
 	id := identity{
 		kind:      annotations["io.kubernetes.cri.container-type"],
 		podUID:    annotations["io.kubernetes.cri.sandbox-uid"],
+		sandbox:   annotations["io.kubernetes.cri.sandbox-id"],
 		container: annotations["io.kubernetes.cri.container-name"],
 		rootfs:    rootPath,
 	}
 	if id.kind == "" {
 		id.kind = annotations["io.kubernetes.cri-o.ContainerType"]
 		id.podUID = annotations["io.kubernetes.pod.uid"]
+		id.sandbox = annotations["io.kubernetes.cri-o.SandboxID"]
 		id.container = annotations["io.kubernetes.container.name"]
 	}
 	id.migration, id.annotated = annotations[migrationAnnotation]
@@ -78,11 +82,23 @@ func parseIdentity(data []byte) (identity, error) {
 		Root        struct {
 			Path string `json:"path"`
 		} `json:"root"`
+		Linux struct {
+			Namespaces []struct {
+				Type string `json:"type"`
+				Path string `json:"path"`
+			} `json:"namespaces"`
+		} `json:"linux"`
 	}
 	if err := json.Unmarshal(data, &spec); err != nil {
 		return identity{}, fmt.Errorf("config.json: %w", err)
 	}
-	return identify(spec.Annotations, spec.Root.Path), nil
+	id := identify(spec.Annotations, spec.Root.Path)
+	for _, namespace := range spec.Linux.Namespaces {
+		if namespace.Type == "ipc" {
+			id.ipc = namespace.Path
+		}
+	}
+	return id, nil
 }
 
 // setAnnotation returns config.json with one annotation set and every other byte of a value as it was: numbers are

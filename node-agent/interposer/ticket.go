@@ -1,8 +1,10 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -43,6 +45,27 @@ func readTicket(dir string) (ticketState, error) {
 		return ticketPending, nil
 	}
 	return ticketNone, nil
+}
+
+// ticketContent is what the agent wrote into the ticket.
+type ticketContent struct {
+	Migration  string   `json:"migration"`
+	Containers []string `json:"containers"` // those that are restored
+}
+
+// readTicketContent reads the ticket while it is pending: who else is restored in this pod.
+func readTicketContent(dir string) (ticketContent, error) {
+	var content ticketContent
+	file, err := os.OpenFile(filepath.Join(dir, "pending"), os.O_RDONLY|syscall.O_NOFOLLOW, 0)
+	if err != nil {
+		return content, err
+	}
+	defer file.Close()
+	data, err := io.ReadAll(io.LimitReader(file, maxLine))
+	if err != nil {
+		return content, err
+	}
+	return content, json.Unmarshal(data, &content)
 }
 
 // markPod records on disk that this pod is a migration's target. From then on none of its containers starts without

@@ -191,12 +191,6 @@ async def test_a_refusal_has_the_agent_s_own_words(agents: Agents, node: Migrati
         await agents.forget(node, UID)
 
 
-async def test_several_containers_are_refused(agents: Agents, node: MigrationNode) -> None:
-    request = source_request().model_copy(update={"containers": ("main", "second")})
-    with pytest.raises(AgentRefused, match="one container"):
-        await agents.put_source(node, request)
-
-
 async def test_an_unexpected_failure_is_worth_another_try(agents: Agents, node: MigrationNode, desk: Desk) -> None:
     desk.problem = OSError("disk full")
     with pytest.raises(AgentUnreachable, match="disk full"):

@@ -18,8 +18,11 @@ from typing import Any
 
 import pytest
 
-from migration_agent.gate import LINE_BYTES, Gate, GateEvent, Gates, GateServer, Hook
+from migration_agent.gate import Gate, Gates, Hook
+from migration_agent.gate_messages import LINE_BYTES, GateEvent
+from migration_agent.gate_server import GateServer
 from migration_agent.host import Host
+from migration_agent.lineup import Place
 from migration_agent.processes import Processes
 from support.agent import TARGET_POD
 from support.node import until
@@ -88,7 +91,7 @@ class Room:
         self.clients.append(client)
         return client
 
-    async def gate(self, container_id: str = "c1") -> Client:
+    async def gate(self, container_id: str = "c1", *, keeper: bool = False) -> Client:
         client = await self.connect()
         deadline = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + 10**11
         await client.say(
@@ -96,6 +99,8 @@ class Room:
             podUID=TARGET_POD,
             container="main",
             containerID=container_id,
+            sandboxID="sandbox-1",
+            keeper=keeper,
             deadlineBoottimeNs=deadline,
             unknown="ignored",
         )
@@ -219,10 +224,70 @@ async def test_post_dump(room: Room, container: str, answer: str) -> None:
     assert room.dumps == [("m1", container)]
 
 
-async def test_pre_resume_is_noticed(room: Room) -> None:
+async def pre_resume(room: Room) -> Client:
     client = await room.connect()
-    await client.say(role="hook", action="pre-resume", podUID=TARGET_POD, container="main")
+    await client.say(role="hook", action="pre-resume", podUID=TARGET_POD, container="main", containerID="c1")
+    return client
+
+
+async def test_pre_resume_is_noticed(room: Room) -> None:
+    await pre_resume(room)
     await until("it is noticed", lambda: room.listener.moves)
+
+
+async def test_i1_a_hook_at_pre_resume_that_was_not_released_is_called_back(room: Room) -> None:
+    assert (await (await pre_resume(room)).hear() or {})["action"] == "kill", "nobody knows of it"
+    await room.allowed()
+    await room.hook()
+    await until("it is held", lambda: room.listener.hooks)
+    assert (await (await pre_resume(room)).hear() or {})["action"] == "kill", "it was not told to resume"
+
+
+async def test_a_released_hook_waits_at_the_barrier_and_can_be_called_back(room: Room) -> None:
+    await room.allowed()
+    hook = await room.hook()
+    await until("it is held", lambda: room.listener.hooks)
+    assert room.gates.place(TARGET_POD, "main") is Place.HELD
+    await room.listener.hooks[0].resume()
+    hook.close()
+    await until("it is released", lambda: room.gates.place(TARGET_POD, "main") is Place.RELEASED)
+    client = await pre_resume(room)
+    await until("it waits", lambda: room.gates.waiting(TARGET_POD, "main"))
+    waiting = room.gates.waiting(TARGET_POD, "main")
+    assert waiting is not None
+    await waiting.kill("another one was lost")
+    assert await client.hear() == {"action": "kill", "message": "another one was lost"}
+    client.close()
+    await until("it is gone", lambda: room.gates.waiting(TARGET_POD, "main") is None)
+
+
+async def test_a_keeper_takes_the_place_of_who_was_told_to_keep(room: Room) -> None:
+    create = await room.gate()
+    await until("the gate is reached", lambda: room.listener.arrivals)
+    await room.listener.arrivals[0].keep()
+    assert await create.hear() == {"action": "keep"}
+    assert room.gates.place(TARGET_POD, "main") is Place.ABSENT
+    keeper = await room.gate(keeper=True)
+    await until("the keeper is at the gate", lambda: room.gates.place(TARGET_POD, "main") is Place.WAITING)
+    create.close()
+    gate = room.gates.gate(TARGET_POD, "main")
+    assert gate is not None
+    assert gate.hello.sandbox_id == "sandbox-1"
+    await gate.restore(Path("/images"), ())
+    await keeper.hear()
+    await room.hook()
+    await until("it is held", lambda: room.listener.hooks)
+    await room.listener.hooks[0].counted()
+    assert await keeper.hear() == {"action": "held", "initPID": room.tree.pid}
+
+
+async def test_who_is_left_out_is_there_as_long_as_its_start_waits(room: Room) -> None:
+    client = await room.connect()
+    await client.say(role="start", podUID=TARGET_POD, container="left", containerID="c9", pid=1)
+    await until("it waits", lambda: room.gates.starts(TARGET_POD, "left"))
+    assert not room.gates.starts(TARGET_POD, "main")
+    client.close()
+    await until("it is gone", lambda: not room.gates.starts(TARGET_POD, "left"))
 
 
 @pytest.mark.parametrize(

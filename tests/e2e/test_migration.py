@@ -2,43 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
-import threading
 from typing import Any
 
 import pytest
 
 from support.cluster import Kubectl, Manifest, condition, on_node, wait_for
+from support.follower import Follower
 from support.migration import Migrations
 from support.workloads import Redis, counter
 
 STEPS = ("PreflightPassed", "TargetPrepared", "Checkpointed", "Transferred", "Restored", "Committed", "SourceReleased")
-
-
-class Follower:
-    """Collects a pod's log as it is written, until the pod is gone."""
-
-    def __init__(self, pod: str, namespace: str) -> None:
-        self.lines: list[str] = []
-        command = ("kubectl", "logs", "-f", pod, "-n", namespace)
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        self._thread = threading.Thread(target=self._read, daemon=True)
-        self._thread.start()
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        self.lines.extend(line.strip() for line in self._process.stdout)
-
-    def finish(self) -> list[str]:
-        """Wait for the end of the log and return it."""
-        try:
-            self._process.wait(30)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-        self._thread.join(10)
-        if self._process.stdout is not None:
-            self._process.stdout.close()
-        return self.lines
 
 
 def target_of(migration: Manifest) -> str:

@@ -70,6 +70,7 @@ def start_another_migration(stage: Stage) -> None:
     wait_for("the earlier migration to begin", begun, seconds=30)
 
 
+POST_START = {"postStart": {"exec": {"command": ["true"]}}}
 PROBE = {"exec": {"command": ["true"]}, "periodSeconds": 60}
 LIVENESS = {"tcpSocket": {"port": 6379}, "initialDelaySeconds": 2, "periodSeconds": 1, "failureThreshold": 3}
 HOSTS = {"name": "hosts", "configMap": {"name": "kube-root-ca.crt"}}
@@ -77,7 +78,12 @@ CASES = [
     Case(Why.POD_NOT_FOUND, "nobody", ask={"podName": "nobody"}),
     Case(Why.POD_REPLACED, "0000-000000000000", ask={"podUID": "00000000-0000-0000-0000-000000000000"}),
     Case(Why.CONTAINER_NOT_FOUND, "nobody", ask={"containers": ["nobody"]}),
-    Case(Why.SEVERAL_CONTAINERS, "second", spec={"containers": [other_container("main"), other_container("second")]}),
+    Case(
+        Why.POST_START_HOOK,
+        "leaves out main",
+        spec={"containers": [other_container("main", lifecycle=POST_START), other_container("second")]},
+        ask={"containers": ["second"]},
+    ),
     Case(Why.INIT_CONTAINERS, "before", spec={"initContainers": [other_container("before", command=["true"])]}),
     Case(
         Why.SIDECAR_WITH_PROBES,

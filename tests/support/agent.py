@@ -14,7 +14,7 @@ from migration_agent.journal import Journal
 from migration_agent.paths import Layout
 from migration_agent.ports import ApiUnreachable, PeerState, PeerUnreachable, PodState, Sending
 from migration_agent.processes import Processes
-from migration_agent.runtime.interface import Container, ContainerStatus, Dump, RuntimeFailure
+from migration_agent.runtime.interface import Container, ContainerStatus, Dump, RuntimeFailure, Shared
 from migration_agent.seen import Gone, Seen
 from migration_api.migration import Decision, Outcome
 from migration_api.wire import Failure, MigrationRef, SourceRequest, TargetRequest
@@ -26,23 +26,29 @@ REF = MigrationRef(namespace="default", name="move", uid=MIGRATION)
 SECOND = 10**9
 
 
-def source_request(budget: int = 30) -> SourceRequest:
+def source_request(
+    budget: int = 30, containers: tuple[str, ...] = ("main",), order: tuple[str, ...] = ()
+) -> SourceRequest:
     return SourceRequest(
         migration=REF,
         pod_name="redis",
         pod_uid=SOURCE_POD,
-        containers=("main",),
+        containers=containers,
+        order=order,
         target_node="node-b",
         freeze_budget_seconds=budget,
     )
 
 
-def target_request(budget: int = 30) -> TargetRequest:
+def target_request(
+    budget: int = 30, containers: tuple[str, ...] = ("main",), order: tuple[str, ...] = ()
+) -> TargetRequest:
     return TargetRequest(
         migration=REF,
         pod_name="redis-moved",
         pod_uid=TARGET_POD,
-        containers=("main",),
+        containers=containers,
+        order=order,
         source_node="node-a",
         freeze_budget_seconds=budget,
     )
@@ -162,6 +168,9 @@ class FakeNode:
     dump_gate: threading.Event | None = None
     """The dump waits for it."""
     name: str = "fake"
+    names: tuple[str, ...] = ("main",)
+    attached: tuple[str, ...] = ()
+    """Those with System V shared memory."""
 
     def do(self, act: str) -> None:
         self.watch(act)
@@ -181,7 +190,10 @@ class FakeNode:
     def containers(self, pod_uid: str) -> tuple[Container, ...]:
         if pod_uid != SOURCE_POD or self.status_ is ContainerStatus.STOPPED:
             return ()
-        return (Container("main", "c0ffee", pod_uid, self.pid, self.start, Path("/bundle"), 1 << 20, "runc"),)
+        return tuple(
+            Container(name, f"c0ffee-{name}", pod_uid, self.pid, self.start, Path("/bundle"), 1 << 20, "runc")
+            for name in self.names
+        )
 
     def network_pid(self, pod_uid: str) -> int | None:
         return 4000
@@ -217,9 +229,25 @@ class FakeNode:
         (dump.directory / "images/inventory.img").write_bytes(b"inventory")
         (dump.directory / "images/pages-1.img").write_bytes(b"p" * 5_000_000)
         (dump.directory / "images/empty.img").touch()
+        (dump.directory / "images/ipcns-shm-9.img").write_bytes(b"shm")
         (dump.directory / "rootfs-diff.tar").write_bytes(b"tar")
         (dump.directory / "work").mkdir()
         (dump.directory / "work/dump.log").write_text("log")
+
+    def attaches_memory(self, container: Container) -> bool:
+        return container.name in self.attached
+
+    def shared(self, pod_uid: str) -> Shared:
+        return Shared(pod_uid, None, 4000)
+
+    def copy_shared(self, shared: Shared, directory: Path) -> None:
+        assert self.status_ is ContainerStatus.PAUSED
+        self.do("copy-shared")
+        directory.mkdir(parents=True)
+        (directory / "volume-data.tar").write_bytes(b"data")
+
+    def shared_bytes(self, shared: Shared) -> int:
+        return 4
 
     def kill_frozen(self, container: Container) -> None:
         if self.status_ is not ContainerStatus.STOPPED:

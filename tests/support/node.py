@@ -11,8 +11,9 @@ from pathlib import Path
 
 from migration_agent.bridge import PeerBridge
 from migration_agent.certificate import ensure_certificate
-from migration_agent.gate import Gates, GateServer
+from migration_agent.gate import Gates
 from migration_agent.gate_desk import GateDesk
+from migration_agent.gate_server import GateServer
 from migration_agent.host import Host
 from migration_agent.journal import Journal, SourceRecord, TargetRecord
 from migration_agent.migrations import Migrations
@@ -112,17 +113,16 @@ class AgentNode:
         for child in self.children:
             child.kill()
             child.wait()
-        ran = self.layout.ticket(TARGET_POD) / "ran"
-        if ran.exists():
+        for ran in self.layout.ticket(TARGET_POD).glob("ran.*"):
             process = self.processes.ref(int(ran.read_text()))
             if process is not None:
                 self.processes.kill(process)
 
-    def create(self, behaviour: str = interposer.NORMAL) -> subprocess.Popen[bytes]:
-        """Let an interposer create the target pod's container, as the kubelet does."""
+    def create(self, behaviour: str = interposer.NORMAL, container: str = "main") -> subprocess.Popen[bytes]:
+        """Let an interposer create a container of the target pod, as the kubelet does."""
         ticket = self.layout.ticket(TARGET_POD)
         argv = [sys.executable, "-I", "-S", interposer.__file__, str(self.layout.socket), str(ticket), TARGET_POD]
-        child = subprocess.Popen([*argv, "main", behaviour])
+        child = subprocess.Popen([*argv, container, behaviour])
         self.children.append(child)
         return child
 
@@ -131,9 +131,14 @@ class AgentNode:
         return self.tickets.state(TARGET_POD)
 
     @property
-    def ran(self) -> bool:
-        """Whether the restored tree has run."""
-        return (self.layout.ticket(TARGET_POD) / "ran").exists()
+    def ran(self) -> tuple[str, ...]:
+        """The containers whose restored trees have run."""
+        return tuple(sorted(path.suffix[1:] for path in self.layout.ticket(TARGET_POD).glob("ran.*")))
+
+    @property
+    def started(self) -> tuple[str, ...]:
+        """The containers that were left out and have started afresh."""
+        return tuple(sorted(path.suffix[1:] for path in self.layout.ticket(TARGET_POD).glob("started.*")))
 
 
 async def _no_dump(migration: str, container: str) -> bool:

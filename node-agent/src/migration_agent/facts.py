@@ -84,6 +84,7 @@ def pod_facts(runtime: Runtime, pod_uid: str, migration: str | None) -> PodFacts
     return PodFacts(
         pod_uid=pod_uid,
         migration=migration,
+        shared_bytes=runtime.shared_bytes(runtime.shared(pod_uid)),
         containers=tuple(
             ContainerFacts(
                 name=container.name,

@@ -13,7 +13,7 @@ from pathlib import Path
 from migration_agent.freeze import FreezeFailure
 from migration_agent.ports import FenceLike, PacketDropLike
 from migration_agent.processes import Processes, ProcessRef
-from migration_agent.runtime.interface import Container, ContainerStatus, Dump, Runtime, RuntimeFailure
+from migration_agent.runtime.interface import Container, ContainerStatus, Dump, Runtime, RuntimeFailure, Shared
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +74,30 @@ class Freezer:
         """Checkpoint one paused container; returns the directory."""
         self.runtime.dump(dump, file_locks=True, while_frozen=while_frozen)
         return dump.directory
+
+    def memory_owner(self, containers: Sequence[Container]) -> Container:
+        """Return the container whose checkpoint holds the pod's System V objects.
+
+        CRIU can make them in one restore only, and attaches memory only in that one.
+
+        Raises:
+            RuntimeFailure: several containers have memory attached: they cannot be restored.
+        """
+        users = [c for c in containers if self.runtime.attaches_memory(c)] if len(containers) > 1 else []
+        if len(users) > 1:
+            raise RuntimeFailure(
+                f"the containers {', '.join(c.name for c in users)} have System V shared memory attached; CRIU can "
+                "restore it to one container only. Use /dev/shm or a volume of medium Memory between containers"
+            )
+        return users[0] if users else containers[0]
+
+    def shared(self) -> Shared:
+        """Return what the pod's containers share; to be asked before the freeze."""
+        return self.runtime.shared(self.pod_uid)
+
+    def copy_shared(self, shared: Shared, directory: Path) -> None:
+        """Write what the pod's containers share; only while all are frozen."""
+        self.runtime.copy_shared(shared, directory)
 
     def look(self, containers: Sequence[Container]) -> tuple[ContainerStatus, ...]:
         """Return the status of each; another process under an old name counts as stopped."""

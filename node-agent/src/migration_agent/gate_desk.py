@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from migration_agent.gate import Gate, GateEvent, Hook
+from migration_agent.gate import Gate, Hook
+from migration_agent.gate_messages import GateEvent
 from migration_agent.target import TargetSide
 from migration_agent.ticket import Tickets, TicketState
 
@@ -42,7 +43,7 @@ class GateDesk:
         """Let the target note how the restore ended."""
         target = self.target_of(gate.hello.pod_uid)
         if target is not None:
-            await target.reported(event)
+            await target.reported(gate, event)
 
     def moved(self, pod_uid: str) -> None:
         """Let the target look again."""

@@ -19,8 +19,9 @@ from migration_agent.checkpoint.post_dump import Answer, PostDumpBroker
 from migration_agent.facts import kernel_features, node_facts, pod_facts, problems
 from migration_agent.freeze import Fence, PacketDrop
 from migration_agent.freezer import Freezer
-from migration_agent.gate import Gates, GateServer
+from migration_agent.gate import Gates
 from migration_agent.gate_desk import GateDesk
+from migration_agent.gate_server import GateServer
 from migration_agent.host import Host
 from migration_agent.install import InstallFailure, install
 from migration_agent.journal import Journal, SourceRecord, TargetRecord

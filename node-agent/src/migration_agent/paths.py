@@ -13,6 +13,10 @@ from migration_api.names import RUN_DIR, STATE_DIR
 _UID = re.compile(UID)
 _CONTAINER = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _KUBELET_PODS = "var/lib/kubelet/pods"
+SHARED_DIRECTORY = "_pod"
+"""No container can have this name."""
+ONLY_LOOPBACK = "only-loopback"
+"""Beside the shared volumes: the pod has TCP connections, and all are within it, so that they can move."""
 
 
 class UnsafeName(ValueError):
@@ -110,6 +114,10 @@ class Layout:
 
     def image(self, uid: str, container: str) -> Path:
         return self.images(uid) / checked_container(container)
+
+    def shared_image(self, uid: str) -> Path:
+        """Return where the archives of a pod's shared volumes lie, beside its containers' checkpoints."""
+        return self.images(uid) / SHARED_DIRECTORY
 
     def kubelet_pod(self, pod_uid: str) -> Path:
         return self.root / _KUBELET_PODS / checked_uid(pod_uid)

@@ -165,13 +165,11 @@ class ApiServer:
 
     async def _source(self, request: web.Request) -> web.Response:
         body = await _body(request, SourceRequest)
-        _demand_one_container(body.containers)
         _demand_same_uid(request, body.migration.uid)
         return _answer(await self._desk.put_source(body))
 
     async def _target(self, request: web.Request) -> web.Response:
         body = await _body(request, TargetRequest)
-        _demand_one_container(body.containers)
         _demand_same_uid(request, body.migration.uid)
         return _answer(await self._desk.put_target(body))
 
@@ -206,11 +204,6 @@ async def _body(request: web.Request, model: type[ModelT]) -> ModelT:
 def _demand_same_uid(request: web.Request, uid: str) -> None:
     if request.match_info["uid"] != uid:
         raise Problem(HTTPStatus.BAD_REQUEST, "the UID in the path is not the one in the body")
-
-
-def _demand_one_container(containers: tuple[str, ...]) -> None:
-    if len(containers) != 1:
-        raise Problem(HTTPStatus.BAD_REQUEST, "this version moves one container at a time")
 
 
 def _number(request: web.Request, name: str, default: float) -> float:

@@ -260,7 +260,7 @@ class SourceSide(Side):
     async def _lose(self, it: SourceObservation) -> None:
         by_promise = it.verdict not in {Verdict.ABORT, Verdict.RETURNED}
         await self._stop_copy()
-        await asyncio.to_thread(self.tools.freezer.thaw, self.record.containers)  # also of the dead: see `thaw`
+        await asyncio.to_thread(self.tools.freezer.thaw, self.record.containers)  # the living and the dead: see `thaw`
         failure = self.record.failure or self._failure(Reason.SOURCE_LOST)
         await self._end(SourceState.LOST, failure=failure, owes_abort=by_promise and it.verdict is not Verdict.GONE)
 

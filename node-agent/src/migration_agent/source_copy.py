@@ -7,11 +7,12 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from migration_agent.checkpoint import criu
 from migration_agent.freeze import FreezeFailure
 from migration_agent.ports import PeerUnreachable, Sending, TransferFailed
-from migration_agent.runtime.interface import Dump, RuntimeFailure
+from migration_agent.runtime.interface import Dump, RuntimeFailure, Shared
 from migration_agent.seen import Seen, Verdict, verdict
-from migration_agent.transport.manifest import checkpoint_bytes
+from migration_agent.transport.manifest import ManifestError, checkpoint_bytes
 from migration_api.base import now
 from migration_api.conditions import Reason
 from migration_api.wire import SourceState
@@ -39,6 +40,7 @@ class SourceCopy:
         self.bytes_sent = 0
         self.paused = False
         self._side = side
+        self._shared: Shared | None = None
         self._stop = threading.Event()
 
     def give_up(self) -> None:
@@ -56,7 +58,7 @@ class SourceCopy:
         try:
             await self._freeze()
             await self._dump()
-        except (RuntimeFailure, FreezeFailure, OSError) as error:
+        except (RuntimeFailure, FreezeFailure, ManifestError, OSError) as error:
             self._go_on()
             raise CopyFailed(Reason.CHECKPOINT_FAILED, f"The source could not be checkpointed: {error}") from error
         try:
@@ -72,7 +74,9 @@ class SourceCopy:
         """Fence, drop, pause; right after a live look at the object."""
         side = self._side
         request = side.record.request
-        containers = await asyncio.to_thread(side.tools.freezer.find, request.containers)
+        # All of the pod stand still, also those that do not move: they share volumes, and end with the pod.
+        containers = await asyncio.to_thread(side.tools.freezer.find, request.all_containers)
+        self._shared = await asyncio.to_thread(side.tools.freezer.shared)
         boot_id = await asyncio.to_thread(side.tools.clock.boot_id)
         seen = await side.tools.registers.read(side.ref)
         if not isinstance(seen, Seen) or verdict(seen) is not Verdict.UNDECIDED or not side.wanted(seen):
@@ -89,15 +93,27 @@ class SourceCopy:
     async def _dump(self) -> None:
         side = self._side
         layout = side.tools.journal.layout
-        total = 0
-        for container in side.record.containers:
+        directory = layout.shared_image(side.ref.uid)
+
+        def copy_shared() -> None:
+            self._go_on()
+            if self._shared is not None:
+                side.tools.freezer.copy_shared(self._shared, directory)
+
+        moving = side.record.request.containers
+        containers = [container for container in side.record.containers if container.name in moving]
+        owner = await asyncio.to_thread(side.tools.freezer.memory_owner, containers)
+        for container in containers:
             self._go_on()
             dump = Dump(container, layout.image(side.ref.uid, container.name), side.ref.uid)
-            directory = await asyncio.to_thread(side.tools.freezer.dump, dump, while_frozen=self._go_on)
-            total += await asyncio.to_thread(checkpoint_bytes, directory)
+            work = copy_shared if container is containers[-1] else self._go_on
+            await asyncio.to_thread(side.tools.freezer.dump, dump, while_frozen=work)
+            if container is not owner:
+                await asyncio.to_thread(criu.drop_shared_ipc, dump.directory)
         if not await asyncio.to_thread(side.tools.freezer.frozen, side.record.containers):
-            raise RuntimeFailure("the container is not paused any more after its dump")
+            raise RuntimeFailure("a container is not paused any more after its dump")
         self._go_on()
+        total = await asyncio.to_thread(checkpoint_bytes, layout.images(side.ref.uid))
         await side.save(state=SourceState.DUMPED, dumped_at=now(), bytes_total=total)
 
     async def _send(self) -> None:

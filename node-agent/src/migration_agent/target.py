@@ -8,12 +8,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from migration_agent.gate import GateEvent, Gates, Hook
+from migration_agent.gate import Gate, Gates, Hook
+from migration_agent.gate_messages import GateEvent
 from migration_agent.intake import Intake
 from migration_agent.journal import Journal, TargetRecord
 from migration_agent.peer import Admission, Refused
 from migration_agent.ports import ApiUnreachable, Clock, Peers, PeerState, PodState, Registers
 from migration_agent.processes import Processes, ProcessRef
+from migration_agent.restores import Restores, restore_options
 from migration_agent.seen import Gone, Seen, Verdict
 from migration_agent.side import Side
 from migration_agent.target_plan import TargetObservation, TargetStep, next_target_step
@@ -50,7 +52,7 @@ class TargetTools:
 
 
 class TargetSide(Side):
-    """One migration's target side on this node. In this version a migration has one container."""
+    """One migration's target side on this node."""
 
     name = "target"
 
@@ -62,7 +64,7 @@ class TargetSide(Side):
         self.record = record
         self.tools = tools
         self._restarted = restarted
-        self._container = record.request.containers[0]
+        self._restores = Restores(tools.gates, tools.journal.layout, record.request)
         self._pod_uid = record.request.pod_uid
         self._ticket_state = TicketState.NONE
         self._pod = PodState.UNKNOWN
@@ -109,25 +111,24 @@ class TargetSide(Side):
 
     async def observe(self) -> TargetObservation:
         """Look at register and pod first, at ticket and connections last: those must be the freshest."""
-        request, gates = self.record.request, self.tools.gates
+        request, restores = self.record.request, self._restores
         reading = await self._read()
         verdict = self.take(reading)
-        held = gates.hook(self._pod_uid, self._container)
-        if not self.record.settled and (verdict is Verdict.COMMIT or held is not None):
+        if not self.record.settled and (verdict is Verdict.COMMIT or restores.lineup().held):
             self._pod = await self._look_at_pod()
         if verdict is Verdict.COMMIT and self.record.committed_at_ns is None:
             await self.save(committed_at_ns=self.tools.clock.boottime_ns())
+        losing = restores.losing()  # before the ticket: who went on after the rename is not lost
         await self._look_at_ticket()
-        gate = gates.gate(self._pod_uid, self._container)
-        held = gates.hook(self._pod_uid, self._container)
+        if self._ticket_state is TicketState.PENDING:
+            await restores.admit()
+        lineup, waiting = restores.lineup(), restores.waiting()
+        held = lineup.held and all(self.tools.processes.alive(hook.init) for hook in restores.hooks())
         now_ns = self.tools.clock.boottime_ns()
-        if held is not None:
+        if held:
             self._progress_ns = now_ns
         since = max(self._progress_ns or 0, self.record.committed_at_ns or 0)
-        stale = any(
-            self.tools.processes.alive(p) for p in self.record.processes if gate is None or p != gate.link.process
-        )
-        connected = gates.connected(self._pod_uid, self._container)
+        connected = self.tools.gates.connected(self._pod_uid)
         return TargetObservation(
             state=self.record.state,
             verdict=verdict,
@@ -136,11 +137,13 @@ class TargetSide(Side):
             acknowledged=self.record.acknowledged,
             ours=self._ours(self._seen),
             received=self.record.entries is not None,
-            gate=gate is not None and not gate.restoring,
-            restoring=gate is not None and gate.restoring,
-            held=held is not None,
-            resume_sent=held is not None and held.resume_sent,
-            clear=not stale,
+            gate=waiting is not None,
+            restoring=lineup.restoring,
+            held=held,
+            resume_sent=held and all(hook.resume_sent for hook in restores.hooks()),
+            accompanied=restores.accompanied(),
+            losing=losing or bool(lineup.out_of_turn),
+            clear=not self._stale(waiting),
             dead=not connected and not self.intake.receiving and not self._any_alive(),
             pod=self._pod,
             promise_asked=self._promise_asked,
@@ -174,23 +177,29 @@ class TargetSide(Side):
 
     async def arrived(self) -> None:
         """Look at once when somebody comes to the gate."""
+        if self._ticket_state is TicketState.PENDING and not self.record.settled:
+            await self._restores.admit()
         self._changed()
         self.poke()
 
     async def held(self, hook: Hook) -> None:
         """Journal the processes of the held tree before anything is built on it."""
         await self._remember((hook.gate.link.process, hook.link.process, hook.init))
-        if self.record.held_at is None:
+        if self.record.held_at is None and self._restores.lineup().held:
             await self.save(held_at=now())
+        await hook.counted()
         self.poke()
 
-    async def reported(self, event: GateEvent) -> None:
+    async def reported(self, gate: Gate, event: GateEvent) -> None:
         """Note how a restore ended; a failure is the end only before the commit."""
         if event.event == "failed" and self._ticket_state is TicketState.PENDING:
-            text = f"Node {self.tools.node} could not restore the container: {event.message}"[:_MESSAGE]
+            name = gate.hello.container
+            text = f"Node {self.tools.node} could not restore container {name}: {event.message}"[:_MESSAGE]
             log.warning("migration %s: %s", self.ref.uid, text)
             undecided = self._verdict in {Verdict.UNDECIDED, Verdict.UNREACHABLE}
-            if undecided and self.record.committed_at_ns is None:
+            if self.record.failure is not None:
+                pass  # a consequence of the first failure, which is what an admin must read
+            elif undecided and self.record.committed_at_ns is None:
                 await self.save(failure=Failure(reason=Reason.RESTORE_FAILED, message=text), last_error=text)
             else:
                 await self.save(last_error=text)
@@ -223,10 +232,10 @@ class TargetSide(Side):
 
     def report(self) -> TargetReport:
         """Return the target side as it is now."""
-        gate = self.tools.gates.gate(self._pod_uid, self._container)
-        held = self.tools.gates.hook(self._pod_uid, self._container) is not None
-        now_ns = self.tools.clock.boottime_ns()
-        return target_report(self.record, self.intake, gate, self._ticket_state, held=held, now_ns=now_ns)
+        restores, now_ns = self._restores, self.tools.clock.boottime_ns()
+        return target_report(
+            self.record, self.intake, restores.waiting(), self._ticket_state, restores.lineup(), now_ns=now_ns
+        )
 
     async def save(self, **changes: Any) -> None:
         """Journal changes; they are on disk, and only then known here, when this returns."""
@@ -243,6 +252,11 @@ class TargetSide(Side):
 
     def _any_alive(self) -> bool:
         return any(self.tools.processes.alive(process) for process in self.record.processes)
+
+    def _stale(self, waiting: Gate | None) -> bool:
+        """Say whether a process lives of a restore that neither is held nor waits to begin."""
+        known = (*self._restores.held_processes(), *([waiting.link.process] if waiting else []))
+        return any(self.tools.processes.alive(p) for p in self.record.processes if p not in known)
 
     async def _look_at_ticket(self) -> None:
         """Read the ticket; a hook's rename is brought to the disk before anything is built on it."""
@@ -277,6 +291,7 @@ class TargetSide(Side):
             TargetStep.MAKE_TICKET: self._make_ticket,
             TargetStep.RESTORE: self._restore,
             TargetStep.REFUSE: self._refuse_gate,
+            TargetStep.LOSE: self._lose,
             TargetStep.COMMIT: self._commit,
             TargetStep.RESUME: self._resume,
             TargetStep.DESTROY: self._destroy,
@@ -302,19 +317,20 @@ class TargetSide(Side):
         return Ticket(migration=self.ref.uid, containers=self.record.request.containers)
 
     async def _restore(self) -> None:
-        """Let the gate restore; whoever restores is journalled first, the earlier ones are known to be dead."""
-        gate = self.tools.gates.gate(self._pod_uid, self._container)
-        if gate is None or gate.restoring:
+        """Let the next one restore; it is journalled first, and of the earlier ones only those that are held live."""
+        gate = self._restores.waiting()
+        if gate is None:
             return
-        await self.save(processes=(gate.link.process,))
-        options = (*(("tcp-close",) if self.record.request.tcp_close else ()), "file-locks")
-        await gate.restore(self.tools.journal.layout.image(self.ref.uid, self._container), options)
+        held = self._restores.held_processes()
+        await self.save(processes=(*(p for p in self.record.processes if p in held), gate.link.process))
+        await self._restores.restore(gate, restore_options(self.record))
 
     async def _refuse_gate(self) -> None:
-        gate = self.tools.gates.gate(self._pod_uid, self._container)
-        if gate is not None:
-            failure = self.record.failure
-            await gate.refuse(failure.message if failure else f"migration {self.ref.uid} was given up")
+        failure = self.record.failure
+        await self._restores.refuse(failure.message if failure else f"migration {self.ref.uid} was given up")
+
+    async def _lose(self) -> None:
+        await self._restores.lose("another container of the pod was lost; all are restored again")
 
     async def _commit(self) -> None:
         """Propose Commit over the open connection and, when it stands, let the hook go on at once."""
@@ -324,10 +340,8 @@ class TargetSide(Side):
         self.poke()
 
     async def _resume(self) -> None:
-        hook = self.tools.gates.hook(self._pod_uid, self._container)
-        if hook is not None and not hook.resume_sent:
+        if await self._restores.resume():
             self._progress_ns = self.tools.clock.boottime_ns()
-            await hook.resume()
 
     async def _destroy(self) -> None:
         self._ticket_state = await asyncio.to_thread(self.tools.tickets.destroy, self._pod_uid, self._ticket())
@@ -356,12 +370,8 @@ class TargetSide(Side):
     async def _clear(self) -> None:
         """Kill what is held, refuse who waits; who does not die by itself is killed."""
         self.intake.closed = True
-        hook = self.tools.gates.hook(self._pod_uid, self._container)
-        if hook is not None:
-            await hook.kill("the migration was given up")
-        gate = self.tools.gates.gate(self._pod_uid, self._container)
-        if gate is not None and not gate.restoring:
-            await gate.refuse(f"migration {self.ref.uid} was given up; this pod will not start")
+        await self._restores.lose("the migration was given up")
+        await self._restores.refuse(f"migration {self.ref.uid} was given up; this pod will not start")
         moment = asyncio.get_running_loop().time()
         self._clearing_since = self._clearing_since or moment
         if moment - self._clearing_since > _KILL_AFTER_SECONDS:

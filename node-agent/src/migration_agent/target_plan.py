@@ -23,6 +23,8 @@ class TargetStep(StrEnum):
     """Answer `restore` to the gate."""
     REFUSE = "refuse"
     """Refuse the gate: this migration has failed here."""
+    LOSE = "lose"
+    """A tree is lost that others count on: kill those that are held, send those away who came to join them."""
     COMMIT = "commit"
     """Propose Commit and look who won; when it is ours, resume."""
     RESUME = "resume"
@@ -62,15 +64,19 @@ class TargetObservation:
     received: bool = False
     """The checkpoint lies here, complete and verified, and was received in this boot."""
     gate: bool = False
-    """An interposer waits at the gate."""
+    """An interposer waits at the gate, and those of the containers before it are held."""
     restoring: bool = False
-    """`restore` was answered to an interposer that still lives."""
+    """A tree is being made, or on its way to run: its interposer lives."""
     held: bool = False
-    """The hook's connection is open, its process and the tree live."""
+    """All trees are held, in one sandbox: the hooks' connections are open, hooks and trees live."""
     resume_sent: bool = False
-    """This very hook was told to resume."""
+    """These very hooks were told to resume."""
+    accompanied: bool = True
+    """The containers that are left out are created and wait for the commit."""
+    losing: bool = False
+    """A tree was lost while others are held or being made, or somebody came whose turn it cannot be."""
     clear: bool = True
-    """No process of an earlier restore lives, and no copy is being received."""
+    """No process of an earlier restore lives but those that hold the other containers, and nothing is received."""
     dead: bool = True
     """No process of any restore lives, nobody is connected, and no copy is being received."""
     pod: PodState = PodState.LIVE
@@ -105,20 +111,25 @@ def _pending(it: TargetObservation) -> TargetStep:
     """Return the step before the decision is known."""
     if it.promise_asked:
         return TargetStep.DESTROY
+    if it.losing:
+        return TargetStep.LOSE
     if it.failed:
         return TargetStep.REFUSE if it.gate else TargetStep.WAIT
     if it.held:
-        may_commit = it.verdict is Verdict.UNDECIDED and it.ours and it.received and it.pod is PodState.LIVE
+        complete = it.ours and it.received and it.accompanied
+        may_commit = it.verdict is Verdict.UNDECIDED and complete and it.pod is PodState.LIVE
         return TargetStep.COMMIT if may_commit else TargetStep.WAIT
     return _restore(it)
 
 
 def _committed(it: TargetObservation) -> TargetStep:
     hopeless = it.pod is PodState.GONE or not it.received
-    if it.held and it.ours and it.pod is not PodState.GONE:
+    if it.held and not it.losing and it.ours and it.pod is not PodState.GONE:
         return TargetStep.WAIT if it.resume_sent else TargetStep.RESUME
     if hopeless:
         return TargetStep.RETURN_ANYWAY
+    if it.losing:
+        return TargetStep.LOSE
     if it.waited:
         return TargetStep.RETURN_IF_INTACT
     return _restore(it)

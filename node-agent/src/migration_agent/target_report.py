@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from migration_agent.gate import CREATE_NS, Gate
+from migration_agent.gate import Gate
+from migration_agent.gate_messages import CREATE_NS
 from migration_agent.intake import Intake
 from migration_agent.journal import TargetRecord
+from migration_agent.lineup import Lineup
 from migration_agent.ticket import TicketState
 from migration_api.wire import TargetReport, TargetState
 
 
 def target_report(
-    record: TargetRecord, intake: Intake, gate: Gate | None, ticket: TicketState, *, held: bool, now_ns: int
+    record: TargetRecord, intake: Intake, waiting: Gate | None, ticket: TicketState, lineup: Lineup, *, now_ns: int
 ) -> TargetReport:
-    """Return the report; `now_ns` is CLOCK_BOOTTIME."""
+    """Return the report; `waiting` is whose turn it is at the gate, `now_ns` is CLOCK_BOOTTIME."""
     age = None
-    if gate is not None and not gate.restoring:
-        began = gate.hello.deadline_boottime_ns - CREATE_NS
+    if waiting is not None and not lineup.engaged:
+        began = waiting.hello.deadline_boottime_ns - CREATE_NS
         age = max(0.0, (now_ns - began) / 1e9)
     facts = (
         (record.state is not TargetState.PREPARED, record.state),
         (ticket is TicketState.RESUMING, TargetState.RESUMING),
-        (held, TargetState.HELD),
-        (gate is not None and gate.restoring, TargetState.RESTORING),
+        (lineup.held, TargetState.HELD),
+        (lineup.engaged, TargetState.RESTORING),
         (record.entries is not None, TargetState.RECEIVED),
         (intake.receiving, TargetState.RECEIVING),
-        (gate is not None, TargetState.AT_GATE),
+        (waiting is not None, TargetState.AT_GATE),
     )
     return TargetReport(
         state=next((state for holds, state in facts if holds), TargetState.PREPARED),

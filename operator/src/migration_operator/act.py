@@ -161,6 +161,7 @@ async def _prepare_target(turn: Turn) -> None:
         pod_name=o.target_pod.name,
         pod_uid=o.target_pod.uid,
         containers=_containers(o),
+        order=_order(o),
         source_node=o.source_agent.node.name,
         freeze_budget_seconds=_freeze_budget(o, o.source_pod),
     )
@@ -177,6 +178,7 @@ async def _checkpoint(turn: Turn) -> None:
         pod_name=o.source_pod.name,
         pod_uid=o.source_pod.uid,
         containers=_containers(o),
+        order=_order(o),
         target_node=o.target_agent.node.name,
         freeze_budget_seconds=_freeze_budget(o, o.source_pod),
     )
@@ -191,10 +193,14 @@ async def _put(request: Awaitable[None], reason: Reason, agent: MigrationNode) -
         raise Refused(Failure(reason=reason, message=message)) from error
 
 
-def _containers(o: Observation) -> tuple[str, ...]:
-    if o.migration.spec.containers:
-        return o.migration.spec.containers
+def _order(o: Observation) -> tuple[str, ...]:
     return o.source_pod.container_names if o.source_pod else ()
+
+
+def _containers(o: Observation) -> tuple[str, ...]:
+    """Return those that move, in the pod's order, whatever the order in which the user named them."""
+    asked = o.migration.spec.containers
+    return tuple(name for name in _order(o) if not asked or name in asked)
 
 
 def _freeze_budget(o: Observation, source: Pod) -> int:

@@ -24,7 +24,7 @@ FREEZE_LIMIT_SECONDS = 60.0
 ROOM_FACTOR = 1.2
 """How much more than its memory a checkpoint may take: descriptors and changed files."""
 
-_MOVABLE_VOLUMES = {"configMap", "secret", "projected", "downwardAPI"}
+_MOVABLE_VOLUMES = {"configMap", "secret", "projected", "downwardAPI", "emptyDir"}
 _HOST_NAMESPACES = ("hostNetwork", "hostPID", "hostIPC")
 _MEBIBYTE = 1024 * 1024
 
@@ -84,8 +84,11 @@ def _containers(case: _Case) -> Iterator[Problem]:
     for name in case.migration.spec.containers or ():
         if name not in names:
             yield Problem(Why.CONTAINER_NOT_FOUND, f"pod {pod.name} has no container {name}; it has {', '.join(names)}")
-    if len(names) > 1:
-        yield Problem(Why.SEVERAL_CONTAINERS, f"pod {pod.name} has the containers {', '.join(names)}")
+    asked = case.migration.spec.containers or names
+    for container in mappings(pod.spec.get("containers"))[:-1]:
+        name = str(container.get("name"))
+        if name not in asked and "postStart" in mapping(container.get("lifecycle")):
+            yield Problem(Why.POST_START_HOOK, f"spec.containers leaves out {name}, which has a postStart hook")
     for field, kind, reason in (
         ("initContainers", "init", Why.INIT_CONTAINERS),
         ("ephemeralContainers", "ephemeral", Why.EPHEMERAL_CONTAINERS),
@@ -110,7 +113,8 @@ def _namespaces(case: _Case) -> Iterator[Problem]:
 def _volumes(case: _Case) -> Iterator[Problem]:
     for volume in mappings(case.pod.spec.get("volumes")):
         kinds = [key for key in volume if key != "name"]
-        if not set(kinds) <= _MOVABLE_VOLUMES:
+        huge = str(mapping(volume.get("emptyDir")).get("medium", "")).startswith("HugePages")
+        if huge or not set(kinds) <= _MOVABLE_VOLUMES:
             yield Problem(
                 Why.VOLUME_CANNOT_MOVE,
                 f"the volume {volume.get('name')} ({', '.join(kinds)}) cannot move to another node; "
@@ -157,7 +161,7 @@ def _candidates(case: _Case, source: NodeView) -> Iterator[Problem]:
 
 def _memory(case: _Case) -> int:
     facts = case.facts.pod_facts
-    return sum(c.memory_bytes for c in facts.containers) if facts else 0
+    return sum(c.memory_bytes for c in facts.containers) + facts.shared_bytes if facts else 0
 
 
 def _room(case: _Case, node: NodeView) -> Iterator[Problem]:

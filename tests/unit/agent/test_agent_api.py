@@ -163,7 +163,7 @@ async def test_conflicts_and_unknowns(agent: Agent) -> None:
 async def test_i8_bad_input_is_refused(agent: Agent) -> None:
     path = f"/v1/migrations/{MIGRATION}/source"
     good = source_request()
-    two = good.model_copy(update={"containers": ("a", "b")}).model_dump_json(by_alias=True)
+    two = good.model_copy(update={"containers": ("b", "a"), "order": ("a", "b")}).model_dump_json(by_alias=True)
     for body in ("", "{}", "[]", two):
         assert (await agent.ask("PUT", path, body=body))[0] == 400
     assert (await agent.ask("PUT", "/v1/migrations/other/source", body=good.model_dump_json(by_alias=True)))[0] == 400

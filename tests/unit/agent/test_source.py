@@ -91,7 +91,7 @@ def world(tmp_path: Path) -> World:
 
 async def test_forward_in_the_order_that_loses_nothing(world: World) -> None:
     await world.reach(SourceState.SENT)
-    assert world.node.log == ["fence", "drop", "pause", "dump"]
+    assert world.node.log == ["fence", "drop", "pause", "dump", "copy-shared"]
     assert world.node.status_ is PAUSED
     assert world.peers.sent == ["node-b"]
     report = world.side.report()
@@ -99,7 +99,7 @@ async def test_forward_in_the_order_that_loses_nothing(world: World) -> None:
     assert report.frozen
     assert report.alive
     assert not report.settled
-    assert report.bytes_total == 5_000_012, "what is sent; CRIU's log is not"
+    assert report.bytes_total == 5_000_019, "what is sent; CRIU's log is not"
     assert await world.side.intact()
 
 
@@ -114,7 +114,7 @@ async def test_every_act_is_journalled_before_it_is_done(world: World) -> None:
     world.node.watch = watch
     await world.reach(SourceState.SENT)
     frozen = SourceState.FROZEN
-    assert seen == {"fence": SourceState.FENCED, "drop": frozen, "pause": frozen, "dump": frozen}
+    assert seen == {"fence": SourceState.FENCED, "drop": frozen, "pause": frozen, "dump": frozen, "copy-shared": frozen}
 
 
 async def test_i1_commit_keeps_it_frozen_and_resumed_kills_it_frozen(world: World) -> None:

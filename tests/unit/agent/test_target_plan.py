@@ -18,8 +18,8 @@ STATES = (TargetState.PREPARED, TargetState.RESUMING, TargetState.DESTROYED)
 def unsettled() -> Iterator[TargetObservation]:
     """Yield all observations of a migration that has not ended."""
     for state, verdict, ticket, pod in product(STATES, Verdict, TicketState, PodState):
-        for flags in product(BOOLEANS, repeat=11):
-            ours, received, gate, restoring, held, sent, clear, dead, promise, waited, failed = flags
+        for flags in product(BOOLEANS, repeat=13):
+            ours, received, gate, restoring, held, sent, clear, dead, promise, waited, failed, losing, company = flags
             if (gate and restoring) or (sent and not held) or (dead and held):
                 continue  # these exclude each other by what they mean
             yield TargetObservation(
@@ -38,6 +38,8 @@ def unsettled() -> Iterator[TargetObservation]:
                 promise_asked=promise,
                 waited=waited,
                 failed=failed,
+                losing=losing,
+                accompanied=company,
             )
 
 
@@ -48,22 +50,26 @@ STILL_POSSIBLE = {Verdict.UNDECIDED, Verdict.UNREACHABLE, Verdict.COMMIT}
 RULES: dict[TargetStep, tuple[str, Callable[[TargetObservation], bool]]] = {
     TargetStep.RESUME: (
         "I1: nothing runs without Commit, the ticket and a held tree of ours",
-        lambda it: it.verdict is Verdict.COMMIT and it.ticket is PENDING and it.held and it.ours,
+        lambda it: it.verdict is Verdict.COMMIT and it.ticket is PENDING and it.held and it.ours and not it.losing,
     ),
     TargetStep.COMMIT: (
         "I1, I2, I6: Commit is proposed only over a held, verified tree that nobody has given up",
         lambda it: (
             it.verdict is Verdict.UNDECIDED
             and it.ticket is PENDING
-            and (it.held, it.ours, it.received) == (True, True, True)
-            and not (it.failed or it.promise_asked)
+            and (it.held, it.ours, it.received, it.accompanied) == (True, True, True, True)
+            and not (it.failed or it.promise_asked or it.losing)
             and it.pod is PodState.LIVE
         ),
     ),
     TargetStep.RESTORE: (
         "I1, I6: one tree at a time, only from what was verified",
-        lambda it: it.ticket is PENDING and it.received and it.clear and it.gate and it.verdict in STILL_POSSIBLE,
+        lambda it: (
+            (it.ticket is PENDING and it.received and it.clear and it.gate and it.verdict in STILL_POSSIBLE)
+            and not it.losing
+        ),
     ),
+    TargetStep.LOSE: ("I1: called back only before it may run", lambda it: it.ticket is PENDING and it.losing),
     TargetStep.WRITE_RESUMED: (
         "I1: only the hook's rename makes Resumed",
         lambda it: it.ticket is RESUMING_TICKET and it.verdict is Verdict.COMMIT,

@@ -276,7 +276,7 @@ def test_a_name_that_another_pod_took_meanwhile() -> None:
 
 
 def test_preflight_says_everything_and_touches_nothing() -> None:
-    pod = source_pod(spec={"hostNetwork": True, "volumes": [{"name": "scratch", "emptyDir": {}}]})
+    pod = source_pod(spec={"hostNetwork": True, "volumes": [{"name": "scratch", "nfs": {}}]})
     step = plan(Observation(NOW, migration(), preflight=preflight_facts(pod=pod)))
     assert (step.action, step.reason) == (Action.PROPOSE_ABORT, Reason.PREFLIGHT_FAILED)
     assert "hostNetwork" in step.message

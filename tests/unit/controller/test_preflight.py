@@ -67,13 +67,16 @@ POD_TABLE: list[tuple[R, dict[str, Any], str]] = [
         {"metadata": {"ownerReferences": [{"kind": "ReplicaSet", "name": "web-1", "controller": True}]}},
         "ReplicaSet web-1",
     ),
-    (R.SEVERAL_CONTAINERS, {"spec": {"containers": [{"name": "main"}, {"name": "second"}]}}, "main, second"),
     (R.INIT_CONTAINERS, {"spec": {"initContainers": [{"name": "before"}]}}, "init containers (before)"),
     (R.EPHEMERAL_CONTAINERS, {"spec": {"ephemeralContainers": [{"name": "debug"}]}}, "ephemeral containers (debug)"),
     (R.HOST_NAMESPACE, {"spec": {"hostNetwork": True, "hostPID": True}}, "hostNetwork, hostPID"),
     (R.HOST_NAMESPACE, {"spec": {"hostIPC": True}}, "sets hostIPC"),
     (R.SHARED_PID_NAMESPACE, {"spec": {"shareProcessNamespace": True}}, "shareProcessNamespace"),
-    (R.VOLUME_CANNOT_MOVE, {"spec": {"volumes": [{"name": "scratch", "emptyDir": {}}]}}, "scratch (emptyDir)"),
+    (
+        R.VOLUME_CANNOT_MOVE,
+        {"spec": {"volumes": [{"name": "huge", "emptyDir": {"medium": "HugePages-2Mi"}}]}},
+        "huge (emptyDir)",
+    ),
     (
         R.VOLUME_CANNOT_MOVE,
         {"spec": {"volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]}},
@@ -227,7 +230,7 @@ def test_every_reason_can_be_found_and_says_what_to_do() -> None:
     """The tables of this file find each constant that there is, and each has meaning and remedy."""
     tested = {r for r, _, _ in (*POD_TABLE, *NODE_TABLE)}
     tested |= {R.POD_NOT_FOUND, R.POD_REPLACED, R.CONTAINER_NOT_FOUND, R.TARGET_NAME_TAKEN, R.TARGET_IS_SOURCE}
-    tested |= {R.NO_SUITABLE_NODE, R.ALREADY_MIGRATING, R.SIDECAR_WITH_PROBES, R.FREEZE_TOO_LONG}
+    tested |= {R.NO_SUITABLE_NODE, R.ALREADY_MIGRATING, R.POST_START_HOOK, R.SIDECAR_WITH_PROBES, R.FREEZE_TOO_LONG}
     assert tested == set(R)
     for reason in R:
         assert reason.meaning.endswith(".")
@@ -246,15 +249,15 @@ def test_an_agent_that_does_not_answer_is_no_verdict() -> None:
 def test_everything_is_said_at_once() -> None:
     pod = source_pod(
         spec={
-            "containers": [{"name": "main"}, {"name": "second"}],
-            "volumes": [{"name": "scratch", "emptyDir": {}}],
+            "containers": [{"name": "left", "lifecycle": {"postStart": {}}}, {"name": "main"}],
+            "volumes": [{"name": "scratch", "nfs": {}}],
             "hostNetwork": True,
         }
     )
     facts = replace(preflight_facts(pod=pod), target=node(SOURCE))
-    got = found(facts, spec={"target": {"nodeName": SOURCE}})
+    got = found(facts, spec={"target": {"nodeName": SOURCE}, "containers": ["main"]})
     assert [r for r, _ in got] == [
-        R.SEVERAL_CONTAINERS,
+        R.POST_START_HOOK,
         R.HOST_NAMESPACE,
         R.VOLUME_CANNOT_MOVE,
         R.TARGET_IS_SOURCE,

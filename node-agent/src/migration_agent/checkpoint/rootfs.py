@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from migration_agent.checkpoint.sparse import open_sparse
 from migration_agent.host import Host
 
 STORAGE = "/var/lib/containerd/"
@@ -85,11 +86,30 @@ def write_layer(upper: Path, file: BinaryIO) -> None:
         OSError: reading or writing failed.
         ValueError: a name that no tar can carry.
     """
-    pax = tarfile.PAX_FORMAT
-    with tarfile.TarFile(fileobj=file, mode="w", format=pax, encoding="utf-8", copybufsize=1 << 20) as tar:
+    with _tar(file) as tar:
         layer = _Layer(upper, tar)
         for name in _walk(upper):
             layer.add(name)
+
+
+def write_exact(root: Path, file: BinaryIO) -> None:
+    """Write a directory so that applying it makes another one exactly the same: what is not in it goes.
+
+    Raises:
+        RootfsFailure: it holds something a layer cannot carry, an overlay's own files included.
+        OSError: reading or writing failed.
+        ValueError: a name that no tar can carry.
+    """
+    with _tar(file) as tar:
+        layer = _Layer(root, tar, exact=True)
+        for name in _walk(root):
+            layer.add(name)
+        tar.addfile(tarfile.TarInfo(_OPAQUE))
+
+
+def _tar(file: BinaryIO) -> tarfile.TarFile:
+    pax = tarfile.PAX_FORMAT
+    return tarfile.TarFile(fileobj=file, mode="w", format=pax, encoding="utf-8", copybufsize=1 << 20)
 
 
 @dataclass
@@ -98,6 +118,8 @@ class _Layer:
     tar: tarfile.TarFile
     first_names: dict[tuple[int, int], str] = field(default_factory=dict[tuple[int, int], str])
     """The first name of each file with several hard links."""
+    exact: bool = False
+    """It is no overlay's upper directory, so what looks like an overlay's bookkeeping would be lost."""
 
     def add(self, name: str) -> None:
         path = self.upper / name
@@ -105,7 +127,9 @@ class _Layer:
         if stat.S_ISSOCK(status.st_mode):
             return  # CRIU binds the sockets of the container anew; others have no listener
         attributes = _attributes(path)
-        if _is_whiteout(status, attributes):
+        if self.exact and any(key.startswith(_OVERLAY_XATTRS) for key in attributes):
+            raise RootfsFailure(f"{name} is part of an overlay file system that the container made in a volume")
+        if not self.exact and _is_whiteout(status, attributes):
             directory, _, deleted = name.rpartition("/")
             self.tar.addfile(tarfile.TarInfo(f"{directory}/{_WHITEOUT}{deleted}".lstrip("/")))
             return
@@ -140,7 +164,7 @@ class _Layer:
             self.tar.addfile(info)
             return
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as content:
-            self.tar.addfile(info, content)
+            self.tar.addfile(info, open_sparse(content, info, status) or content)
 
 
 def _walk(upper: Path) -> Generator[str]:

@@ -25,10 +25,19 @@ _MAX_BYTES = 8 << 20
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 
+class _Mount(BaseModel):
+    destination: str = ""
+    source: str = ""
+
+
 class _Config(BaseModel):
-    """The part of the OCI specification that identifies a container."""
+    """The part of the OCI specification that identifies a container, and its mounts."""
 
     annotations: dict[str, str] = Field(default_factory=dict)
+    mounts: list[_Mount] = Field(default_factory=list[_Mount])
+
+    def source_of(self, destination: str) -> str:
+        return next((mount.source for mount in self.mounts if mount.destination == destination), "")
 
 
 class _Options(BaseModel):
@@ -53,6 +62,8 @@ class Bundle:
     """Empty for a sandbox."""
     criu_config: str
     """The annotation `org.criu.config`; empty when there is none."""
+    shared_memory: str
+    """What is mounted at /dev/shm, a path on the host; empty when nothing is."""
     runtime: str
     """The OCI runtime's binary: a name in the host's PATH, or a path on the host."""
     runtime_arguments: tuple[str, ...]
@@ -89,7 +100,8 @@ def read_bundle(host: Host, container_id: str) -> Bundle | None:
     """
     directory = host.path(f"{BUNDLES}/{container_id}")
     try:
-        annotations = _Config.model_validate(_json(directory / "config.json")).annotations
+        config = _Config.model_validate(_json(directory / "config.json"))
+        annotations = config.annotations
         options, created_ns = _options(directory)
     except FileNotFoundError:
         return None
@@ -103,6 +115,7 @@ def read_bundle(host: Host, container_id: str) -> Bundle | None:
         is_sandbox=annotations.get("io.kubernetes.cri.container-type") == "sandbox",
         name=annotations.get("io.kubernetes.cri.container-name", ""),
         criu_config=annotations.get(CRIU_CONFIG_ANNOTATION, ""),
+        shared_memory=config.source_of("/dev/shm"),  # noqa: S108  # the pod's, not ours
         runtime=_binary(options.binary_name),
         runtime_arguments=(
             *("--root", f"{options.root or RUNC_ROOT}/{NAMESPACE}"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -11,12 +12,14 @@ from pathlib import Path
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from migration_agent.checkpoint import criu, rootfs
+from migration_agent.checkpoint import criu, rootfs, volumes
 from migration_agent.checkpoint.post_dump import Expectation, PostDumpBroker
+from migration_agent.connections import only_loopback
 from migration_agent.host import CommandFailed, Completed, Host, wait_for_exit
+from migration_agent.paths import ONLY_LOOPBACK
 from migration_agent.processes import Processes, ProcessRef
 from migration_agent.runtime.bundle import Bundle, pod_bundles, read_bundle
-from migration_agent.runtime.interface import Container, ContainerStatus, Dump, RuntimeFailure
+from migration_agent.runtime.interface import Container, ContainerStatus, Dump, RuntimeFailure, Shared
 
 _COMMAND_SECONDS = 30
 _DUMP_SECONDS = 3600
@@ -24,6 +27,8 @@ _DUMP_SECONDS = 3600
 _EXIT_SECONDS = 30
 _KILL_ROUNDS = 20
 _UNKNOWN_CONTAINER = "does not exist"
+_SYSTEM_V = re.compile(r" /SYSV[0-9a-f]{8} \(deleted\)$")
+"""How the kernel names a mapping of System V shared memory."""
 
 _STATUS = {
     "created": ContainerStatus.RUNNING,
@@ -116,6 +121,38 @@ class Containerd:
             raise RuntimeFailure(
                 f"container {container.name} ({container.container_id}) was not paused all through its dump: {status}"
             )
+
+    def attaches_memory(self, container: Container) -> bool:
+        """Look at the mappings of all its processes. See `Runtime`."""
+        init = ProcessRef(pid=container.init_pid, start=container.init_start)
+        return any(self._attaches(pid) for pid in self._pids(self._bundle(container), init))
+
+    def _attaches(self, pid: int) -> bool:
+        try:
+            maps = self._host.path(f"/proc/{pid}/maps").read_text(encoding="utf-8", errors="replace")
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+        return any(_SYSTEM_V.search(line) for line in maps.splitlines())
+
+    def shared(self, pod_uid: str) -> Shared:
+        """Look at the newest sandbox: a container may have mounted a volume over its /dev/shm. See `Runtime`."""
+        sandboxes = [bundle for bundle in pod_bundles(self._host, pod_uid) if bundle.is_sandbox]
+        memory = sandboxes[-1].shared_memory or None if sandboxes else None
+        return Shared(pod_uid, memory, self.network_pid(pod_uid))
+
+    def copy_shared(self, shared: Shared, directory: Path) -> None:
+        """Write the pod's emptyDir volumes and its sandbox's /dev/shm, and what its network is like. See `Runtime`."""
+        pid = shared.network_pid
+        try:
+            volumes.copy_shared(self._host, shared.pod_uid, shared.shared_memory, directory)
+            if pid is not None and only_loopback(self._host.path(f"/proc/{pid}")):
+                (directory / ONLY_LOOPBACK).touch(mode=0o600)
+        except (rootfs.RootfsFailure, OSError) as error:
+            raise RuntimeFailure(str(error)) from error
+
+    def shared_bytes(self, shared: Shared) -> int:
+        """Return about how much `copy_shared` would write. See `Runtime`."""
+        return volumes.shared_bytes(self._host, shared.pod_uid, shared.shared_memory)
 
     def kill_frozen(self, container: Container) -> None:
         """Kill with the signal pending before the thaw: no task returns to its program. See `Runtime`.

@@ -51,6 +51,17 @@ class Dump:
     migration: str
 
 
+@dataclass(frozen=True)
+class Shared:
+    """What a pod's containers have in common, found before the freeze so that nothing is looked for in it."""
+
+    pod_uid: str
+    shared_memory: str | None
+    """The sandbox's /dev/shm on the host."""
+    network_pid: int | None
+    """See `Runtime.network_pid`."""
+
+
 class Runtime(Protocol):
     """Freezes, dumps, thaws and describes containers by the runtime's own commands."""
 
@@ -97,6 +108,34 @@ class Runtime(Protocol):
         Raises:
             RuntimeFailure: with CRIU's own last error lines. The container is still paused.
         """
+        ...
+
+    def attaches_memory(self, container: Container) -> bool:
+        """Say whether a process of the container has System V shared memory attached.
+
+        Raises:
+            RuntimeFailure: the runtime's commands failed.
+        """
+        ...
+
+    def shared(self, pod_uid: str) -> Shared:
+        """Return what the pod's containers share.
+
+        Raises:
+            RuntimeFailure: the runtime's commands failed.
+        """
+        ...
+
+    def copy_shared(self, shared: Shared, directory: Path) -> None:
+        """Write what a frozen pod's containers share, its emptyDir volumes and /dev/shm, into `directory`.
+
+        Raises:
+            RuntimeFailure: it could not be read or written, or holds what no archive can carry.
+        """
+        ...
+
+    def shared_bytes(self, shared: Shared) -> int:
+        """Return about how much `copy_shared` would write, in bytes."""
         ...
 
     def kill_frozen(self, container: Container) -> None:

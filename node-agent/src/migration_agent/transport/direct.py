@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from migration_agent.metrics import RECEIVED, SENT
+from migration_agent.paths import SHARED_DIRECTORY
 from migration_agent.transport.frames import (
     END_BYTES,
     ChunkFrame,
@@ -143,6 +144,7 @@ class Receiver:
 
     def _make_directories(self) -> None:
         self.directory.mkdir(mode=0o700)
+        (self.directory / SHARED_DIRECTORY).mkdir(mode=0o700)
         for container in self.containers:
             (self.directory / container).mkdir(mode=0o700)
             (self.directory / container / "images").mkdir(mode=0o700)

@@ -13,6 +13,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from migration_agent.paths import ONLY_LOOPBACK, SHARED_DIRECTORY
 from migration_api.base import Model
 
 CHUNK_BYTES = 4 * 1024 * 1024
@@ -22,6 +23,7 @@ ENTRY_MODE = 0o600
 _ENTRY = re.compile(
     r"(?P<container>[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)/(rootfs-diff\.tar|images/[A-Za-z0-9_][A-Za-z0-9_.-]{0,254})"
 )
+_SHARED = re.compile(rf"{SHARED_DIRECTORY}/({ONLY_LOOPBACK}|(shm|volume-[a-z0-9]([-a-z0-9]{{0,61}}[a-z0-9])?)\.tar)")
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -34,7 +36,7 @@ class EntryDigest(Model):
     """One file of a checkpoint."""
 
     path: str
-    """`CONTAINER/rootfs-diff.tar` or `CONTAINER/images/FILE`."""
+    """`CONTAINER/rootfs-diff.tar`, `CONTAINER/images/FILE`, or one of the pod: `_pod/…`."""
     size: Annotated[int, Field(ge=0)]
     sha256: Sha256
     """Of the concatenated raw SHA-256 digests of the file's chunks."""
@@ -55,6 +57,8 @@ def checked_path(path: str, containers: Sequence[str]) -> str:
     Raises:
         ManifestError: it is not: other directories, `..`, absolute paths, odd characters.
     """
+    if _SHARED.fullmatch(path):
+        return path
     match = _ENTRY.fullmatch(path)
     if match is None or match["container"] not in containers:
         raise ManifestError(f"a checkpoint has no entry {path[:300]!r}")
@@ -62,7 +66,7 @@ def checked_path(path: str, containers: Sequence[str]) -> str:
 
 
 def entries_below(directory: Path) -> tuple[Entry, ...]:
-    """Return the files of all checkpoints below a migration's directory, one directory per container.
+    """Return the files of all checkpoints below a migration's directory: a directory per container, one for the pod.
 
     CRIU's logs and other work files are not among them.
 
@@ -70,26 +74,30 @@ def entries_below(directory: Path) -> tuple[Entry, ...]:
         ManifestError: something there is not a plain file, or there is no checkpoint.
     """
     found: list[Entry] = []
-    containers = sorted(child.name for child in directory.iterdir() if child.is_dir())
+    children = sorted(child.name for child in directory.iterdir() if child.is_dir())
+    containers = [name for name in children if name != SHARED_DIRECTORY]
+    files = sorted((directory / SHARED_DIRECTORY).iterdir()) if SHARED_DIRECTORY in children else []
     for container in containers:
-        files = [directory / container / "rootfs-diff.tar", *sorted((directory / container / "images").iterdir())]
-        for file in files:
-            if file.name == "rootfs-diff.tar" and not file.exists():
-                continue
-            status = file.lstat()
-            if not stat.S_ISREG(status.st_mode):
-                raise ManifestError(f"{file} is not a plain file")
-            path = checked_path(file.relative_to(directory).as_posix(), containers)
-            found.append(Entry(path, file, status.st_size))
+        diff = directory / container / "rootfs-diff.tar"
+        files += [*([diff] if diff.exists() else []), *sorted((directory / container / "images").iterdir())]
+    for file in files:
+        status = file.lstat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ManifestError(f"{file} is not a plain file")
+        path = checked_path(file.relative_to(directory).as_posix(), containers)
+        found.append(Entry(path, file, status.st_size))
     if not found or len(found) > ENTRIES_MAX:
         raise ManifestError(f"{directory} holds {len(found)} files; a checkpoint has 1 to {ENTRIES_MAX}")
     return tuple(found)
 
 
 def checkpoint_bytes(directory: Path) -> int:
-    """Return the size of what is sent of one container's directory, in bytes: its progress must reach its total."""
-    files = [*directory.glob("*.tar"), *(directory / "images").glob("*")]
-    return sum(file.lstat().st_size for file in files if stat.S_ISREG(file.lstat().st_mode))
+    """Return the size of what is sent of a migration's directory, in bytes: the progress reaches this total.
+
+    Raises:
+        ManifestError: it holds what does not belong into a checkpoint.
+    """
+    return sum(entry.size for entry in entries_below(directory))
 
 
 def combined(digests: Iterable[bytes]) -> str:

@@ -187,10 +187,10 @@ class PreflightReason(Explained):
         "`spec.containers` names a container that the pod does not have.",
         "correct spec.containers, or leave it out to move all",
     )
-    SEVERAL_CONTAINERS = _explained(
-        "SeveralContainers",
-        "The pod has more than one container.",
-        "move a pod with one container; others cannot be moved yet",
+    POST_START_HOOK = _explained(
+        "PostStartHook",
+        "A container that `spec.containers` leaves out has a postStart hook, which would run before the commit.",
+        "move it too, or make it the pod's last container",
     )
     INIT_CONTAINERS = _explained(
         "InitContainers",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from migration_api.base import Model, Time
 from migration_api.conditions import Reason
@@ -20,25 +20,42 @@ class MigrationRef(Model):
     uid: Uid
 
 
-class TargetRequest(Model):
-    """PUT /v1/migrations/{uid}/target: expect this migration's checkpoint for this pod."""
+Containers = Annotated[tuple[ContainerName, ...], Field(min_length=1, max_length=16)]
+
+
+class _PodRequest(Model):
+    """What both sides must know of the pod."""
 
     migration: MigrationRef
     pod_name: DnsName
     pod_uid: Uid
-    containers: Annotated[tuple[ContainerName, ...], Field(min_length=1, max_length=16)]
+    containers: Containers
+    """Those that move, in the pod's order: the first one's checkpoint holds what they share."""
+    order: Annotated[tuple[ContainerName, ...], Field(max_length=64)] = ()
+    """All containers of the pod, in its order, as the kubelet starts them; empty stands for `containers`."""
+
+    @property
+    def all_containers(self) -> tuple[ContainerName, ...]:
+        return self.order or self.containers
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.containers != tuple(name for name in self.all_containers if name in self.containers):
+            raise ValueError("containers must be some of order, once each and in that order")
+        return self
+
+
+class TargetRequest(_PodRequest):
+    """PUT /v1/migrations/{uid}/target: expect this migration's checkpoint for this pod."""
+
     source_node: DnsName
     freeze_budget_seconds: Annotated[int, Field(ge=1, le=3600)]
     tcp_close: bool = True
 
 
-class SourceRequest(Model):
-    """PUT /v1/migrations/{uid}/source: freeze this pod's containers, checkpoint them, send them to that node."""
+class SourceRequest(_PodRequest):
+    """PUT /v1/migrations/{uid}/source: freeze this pod, checkpoint the containers that move, send them to that node."""
 
-    migration: MigrationRef
-    pod_name: DnsName
-    pod_uid: Uid
-    containers: Annotated[tuple[ContainerName, ...], Field(min_length=1, max_length=16)]
     target_node: DnsName
     freeze_budget_seconds: Annotated[int, Field(ge=1, le=3600)]
 
@@ -148,6 +165,8 @@ class PodFacts(Model):
 
     pod_uid: Uid
     containers: tuple[ContainerFacts, ...]
+    shared_bytes: Bytes = 0
+    """What its emptyDir volumes and /dev/shm are expected to take in a checkpoint."""
     migration: Uid | None = None
     """The migration that holds the pod in this node's journal, if any."""
 

@@ -1,0 +1,57 @@
+"""Pods of several containers, and what they show of themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from support.cluster import Kubectl, Manifest
+from support.migration import WORKLOAD, Migrations, pod
+
+COUNTER = "i=0; while :; do i=$((i+1)); echo $i; sleep 0.1; done"
+
+
+def container(name: str, *command: str, **fields: object) -> Manifest:
+    """Return a container of the workload's image."""
+    return {"name": name, "image": WORKLOAD, "imagePullPolicy": "Never", "command": list(command), **fields}
+
+
+def pod_of(name: str, namespace: str, node: str, *containers: Manifest, **spec: object) -> Manifest:
+    """Return a pod of these containers on that node."""
+    return pod(name, namespace, [], node, containers=list(containers), **spec)
+
+
+def counters(name: str, namespace: str, node: str, *names: str) -> Manifest:
+    """Return a pod whose containers all log 1, 2, 3, …"""
+    return pod_of(name, namespace, node, *(container(it, "bash", "-c", COUNTER) for it in names))
+
+
+@dataclass(frozen=True)
+class Several:
+    """The containers of one namespace's pods, by name."""
+
+    kubectl: Kubectl
+    migrations: Migrations
+
+    def log(self, pod_name: str, container_name: str) -> list[str]:
+        """Return the lines that a container has written."""
+        return self.kubectl.logs(pod_name, self.migrations.namespace, "-c", container_name)
+
+    def numbers(self, pod_name: str, container_name: str) -> list[int]:
+        return [int(line) for line in self.log(pod_name, container_name) if line.isdigit()]
+
+    def run(self, pod_name: str, container_name: str, script: str) -> str:
+        """Run a shell script in a container and return its output."""
+        namespace = self.migrations.namespace
+        return self.kubectl("exec", pod_name, "-n", namespace, "-c", container_name, "--", "sh", "-c", script).stdout
+
+    def restarts(self, pod_name: str) -> dict[str, int]:
+        it = self.migrations.pod(pod_name)
+        statuses: list[Manifest] = (it or {}).get("status", {}).get("containerStatuses", [])
+        return {status["name"]: status["restartCount"] for status in statuses}
+
+    def container_id(self, pod_name: str, container_name: str) -> str:
+        """Return the runtime's ID of a running container."""
+        it = self.migrations.pod(pod_name)
+        assert it is not None
+        found = [s for s in it["status"]["containerStatuses"] if s["name"] == container_name]
+        return found[0]["containerID"].removeprefix("containerd://")
