@@ -162,7 +162,7 @@ def test_the_total_is_what_arrives(nodes: Nodes, checkpoint: Path) -> None:
     """An admin's progress ends at its total."""
     nodes.send(checkpoint)
     entries, _ = nodes.handler.results[-1]
-    assert checkpoint_bytes(checkpoint / "main") == sum(entry.size for entry in entries or ())
+    assert checkpoint_bytes(checkpoint) == sum(entry.size for entry in entries or ())
 
 
 def test_the_target_refuses_what_it_was_not_told_of(nodes: Nodes, checkpoint: Path) -> None:

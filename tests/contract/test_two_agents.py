@@ -124,6 +124,20 @@ async def test_i2_a_committed_target_keeps_trying_while_the_source_is_not_intact
     assert "is dead" in (pair.cluster.outcome_message or "")
 
 
+async def test_i4_the_only_copy_left_is_restored_again_after_the_budget(pair: Pair) -> None:
+    await pair.begin(interposer.DIES_BEFORE_RENAME)
+    await until("the create has failed", lambda: pair.b.children[0].poll() is not None)
+    pair.a.containers.die()
+    pair.b.clock.now_ns += 31 * SECOND
+    for _ in range(3):
+        await pair.b.migrations.settle(MIGRATION)
+    assert pair.b.ticket is TicketState.PENDING
+    pair.b.create()  # the kubelet's retry
+    await until("both are settled", lambda: pair.source.settled and pair.target.settled)
+    assert pair.cluster.writes == ["Commit", "Resumed"]
+    assert pair.b.ran
+
+
 async def test_the_target_agent_restarts_while_held_and_the_tree_dies_with_its_connection(pair: Pair) -> None:
     pair.b.registers.reachable = False  # so that it is held and not committed
     await pair.begin()

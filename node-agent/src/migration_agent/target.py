@@ -358,6 +358,7 @@ class TargetSide(Side):
         intact = await asyncio.to_thread(self.tools.peers.intact, source, self.ref.uid)
         if not intact and not anyway:
             log.warning("migration %s: the source is not intact: the restore is tried again", self.ref.uid)
+            self._progress_ns = self.tools.clock.boottime_ns()  # for another budget; then the source is asked again
             return
         if not intact:
             text = f"Node {self.tools.node} cannot go on and the source on node {source} is dead. {self._last_error()}"
