@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from itertools import pairwise
 
@@ -298,9 +297,9 @@ def test_cancelled_while_frozen_all_go_on(several: Several, nodes: tuple[str, st
 
 
 KILL_WHEN_HELD = """
+f=/var/lib/container-migration/tickets/{pod}/one.tree
 for i in $(seq 3000); do
-  f=$(ls /var/lib/container-migration/tickets/*/one.tree 2>/dev/null | head -1)
-  if [ -n "$f" ]; then
+  if [ -e "$f" ]; then
     pid=$(sed 's/.*"initPID":\\([0-9]*\\).*/\\1/' "$f"); kill -9 "$pid" && echo killed; exit
   fi
   sleep 0.02
@@ -314,14 +313,17 @@ def test_killing_one_held_tree_loses_all_and_the_source_goes_on(several: Several
     migrations, (source, target) = several.migrations, nodes
     migrations.run_pod(with_ballast("heavy", migrations.namespace, source))
     wait_for("the memory to be filled", lambda: "ready" in several.log("heavy", "ballast"), seconds=60)
-    with ThreadPoolExecutor() as threads:
-        killer = threads.submit(on_node, several.kubectl, target, KILL_WHEN_HELD, timeout=90)
-        migrations.start("move", "heavy", target={"nodeName": target})
-        assert killer.result().strip() == "killed"
+    migrations.start("move", "heavy", target={"nodeName": target})
+    pod = wait_for("the target pod", lambda: _target_uid(migrations), seconds=60)
+    assert on_node(several.kubectl, target, KILL_WHEN_HELD.format(pod=pod), timeout=90).strip() == "killed"
     done = migrations.finished("move")
     assert done["status"]["decision"] == "Abort", "it was committed before the kill; give it more to restore"
     assert condition(done, "Succeeded")["reason"] == "RolledBack"
     goes_on(several, "heavy", ("one", "ballast"))
+
+
+def _target_uid(migrations: Migrations) -> str | None:
+    return (migrations.get("move") or {}).get("status", {}).get("target", {}).get("podUID")
 
 
 @pytest.mark.usefixtures("clean_nodes")
