@@ -12,7 +12,7 @@ from pathlib import Path
 
 from migration_agent.freeze import FreezeFailure
 from migration_agent.ports import FenceLike, PacketDropLike
-from migration_agent.processes import Processes, ProcessRef
+from migration_agent.processes import Processes
 from migration_agent.runtime.interface import Container, ContainerStatus, Dump, Runtime, RuntimeFailure, Shared
 
 log = logging.getLogger(__name__)
@@ -145,7 +145,7 @@ class Freezer:
             raise RuntimeFailure(f"container {', '.join(still)} of pod {self.pod_uid} was killed but still exists")
 
     def _same(self, container: Container) -> bool:
-        return self.processes.alive(ProcessRef(pid=container.init_pid, start=container.init_start))
+        return self.processes.alive(container.init)
 
     def _lift_drop(self) -> None:
         """Lift the drop; a pod without a sandbox has no network namespace that it could be in."""

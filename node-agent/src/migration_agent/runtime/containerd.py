@@ -124,8 +124,7 @@ class Containerd:
 
     def attaches_memory(self, container: Container) -> bool:
         """Look at the mappings of all its processes. See `Runtime`."""
-        init = ProcessRef(pid=container.init_pid, start=container.init_start)
-        return any(self._attaches(pid) for pid in self._pids(self._bundle(container), init))
+        return any(self._attaches(pid) for pid in self._pids(self._bundle(container), container.init))
 
     def _attaches(self, pid: int) -> bool:
         try:
@@ -225,7 +224,7 @@ class Containerd:
     def _signal_all(self, container: Container, bundle: Bundle, opened: ExitStack) -> list[int]:
         """Send SIGKILL to every task of a paused container and return their pidfds, closed with `opened`."""
         pidfds: dict[int, int] = {}
-        init = ProcessRef(pid=container.init_pid, start=container.init_start)
+        init = container.init
         for _ in range(_KILL_ROUNDS):
             new = self._pids(bundle, init) - pidfds.keys()
             if not new:

@@ -11,6 +11,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+from migration_agent.processes import ProcessRef
+
 
 class RuntimeFailure(Exception):
     """A runtime's command failed; the message is for an admin and holds the tool's own last lines."""
@@ -40,6 +42,11 @@ class Container:
     memory_bytes: int
     runtime: str
     """`runc`; what the container was started with."""
+
+    @property
+    def init(self) -> ProcessRef:
+        """Its first process."""
+        return ProcessRef(pid=self.init_pid, start=self.init_start)
 
 
 @dataclass(frozen=True)
