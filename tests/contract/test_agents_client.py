@@ -30,6 +30,7 @@ from migration_api.wire import (
     TargetState,
 )
 from migration_operator.agents import AgentRefused, Agents, AgentUnreachable
+from support.agent import SHIPPING
 from support.controller import SOURCE, SOURCE_UID, TARGET_UID, UID, migration_node
 
 OPERATOR = "system:serviceaccount:container-migration:operator"
@@ -139,6 +140,7 @@ def target_request() -> TargetRequest:
         containers=("main",),
         source_node=SOURCE,
         freeze_budget_seconds=30,
+        shipping=SHIPPING,
     )
 
 
@@ -150,6 +152,7 @@ def source_request() -> SourceRequest:
         containers=("main",),
         target_node="node-b",
         freeze_budget_seconds=30,
+        shipping=SHIPPING,
     )
 
 

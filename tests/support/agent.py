@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from migration_agent.freezer import Freezer
 from migration_agent.journal import Journal
 from migration_agent.paths import Layout
@@ -17,13 +19,14 @@ from migration_agent.processes import Processes
 from migration_agent.runtime.interface import Container, ContainerStatus, Dump, RuntimeFailure, Shared
 from migration_agent.seen import Gone, Seen
 from migration_api.migration import Decision, Outcome
-from migration_api.wire import Failure, MigrationRef, SourceRequest, TargetRequest
+from migration_api.wire import Failure, MigrationRef, Shipping, SourceRequest, TargetRequest
 
 MIGRATION = "0b0e2b8e-migration"
 SOURCE_POD = "5a5a5a5a-source"
 TARGET_POD = "7e7e7e7e-target"
 REF = MigrationRef(namespace="default", name="move", uid=MIGRATION)
 SECOND = 10**9
+SHIPPING = Shipping(key=SecretStr("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="))
 
 
 def source_request(
@@ -37,6 +40,7 @@ def source_request(
         order=order,
         target_node="node-b",
         freeze_budget_seconds=budget,
+        shipping=SHIPPING,
     )
 
 
@@ -51,6 +55,7 @@ def target_request(
         order=order,
         source_node="node-a",
         freeze_budget_seconds=budget,
+        shipping=SHIPPING,
     )
 
 

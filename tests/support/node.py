@@ -24,6 +24,7 @@ from migration_agent.source import SourceSide, SourceTools
 from migration_agent.target import TargetSide, TargetTools
 from migration_agent.ticket import Tickets, TicketState
 from migration_agent.trust import Identity, Peer, Trust
+from migration_agent.vault import Vault
 from support import interposer
 from support.agent import TARGET_POD, Cluster, FakeClock, FakeNode, FakeRegisters
 
@@ -63,18 +64,19 @@ class AgentNode:
     def __post_init__(self) -> None:
         self.layout = Layout(self.root)
         self.layout.prepare()
-        self.journal, self.tickets = Journal(self.layout), Tickets(self.layout)
+        self.journal, self.vault, self.tickets = Journal(self.layout), Vault(self.layout), Tickets(self.layout)
         self.registers = FakeRegisters(self.cluster)
         self.processes = Processes(Host().process_start)
 
     def source(self, record: SourceRecord, *, changed: Callable[[], None], restarted: bool) -> SourceSide:
         freezer = self.containers.freezer()
-        tools = SourceTools(self.journal, self.registers, self.peers, self.clock, freezer, self.name)
+        tools = SourceTools(self.journal, self.vault, self.registers, self.peers, self.clock, freezer, self.name)
         return SourceSide(record, tools, changed=changed, restarted=restarted)
 
     def target(self, record: TargetRecord, *, changed: Callable[[], None], restarted: bool) -> TargetSide:
         tools = TargetTools(
             self.journal,
+            self.vault,
             self.tickets,
             self.registers,
             self.peers,
@@ -92,7 +94,7 @@ class AgentNode:
         trust = Trust(Identity(layout.certificate, layout.key), layout.peers, self.network.fetch)
         self.gates = Gates()
         self.peers = PeerClient(trust)
-        self.migrations = Migrations(self.journal, self.tickets, self.clock, self)
+        self.migrations = Migrations(self.journal, self.vault, self.tickets, self.clock, self)
         desk = GateDesk(self.tickets, self.migrations.target_of)
         self.gate_server = GateServer(layout.socket, self.gates, desk, self.processes, _no_dump)
         self.server = PeerServer(trust, PeerBridge(self.migrations, asyncio.get_running_loop()), "127.0.0.1", 0)

@@ -18,7 +18,7 @@ from migration_agent.processes import ProcessRef
 from migration_agent.runtime.interface import Container
 from migration_agent.transport.manifest import EntryDigest
 from migration_api.base import Model, Time
-from migration_api.wire import Failure, SourceRequest, SourceState, TargetRequest, TargetState
+from migration_api.wire import Failure, SourceState, SourceTask, TargetState, TargetTask
 
 _RECORD_BYTES = 16 * 1024 * 1024
 
@@ -26,7 +26,7 @@ _RECORD_BYTES = 16 * 1024 * 1024
 class SourceRecord(Model):
     """The source side. `state` is written before the act that it names: Frozen may mean that nothing is frozen yet."""
 
-    request: SourceRequest
+    request: SourceTask
     state: SourceState = SourceState.ACCEPTED
     boot_id: str
     frozen_at_ns: int | None = None
@@ -59,7 +59,7 @@ class SourceRecord(Model):
 class TargetRecord(Model):
     """The target side: what must survive the agent; the rest is live fact."""
 
-    request: TargetRequest
+    request: TargetTask
     state: TargetState = TargetState.PREPARED
     boot_id: str
     entries: tuple[EntryDigest, ...] | None = None

@@ -40,6 +40,7 @@ from migration_agent.source import SourceSide, SourceTools
 from migration_agent.target import TargetSide, TargetTools
 from migration_agent.ticket import Tickets
 from migration_agent.trust import Identity, Peer, Trust
+from migration_agent.vault import Vault
 from migration_api.node import NodeFacts
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,7 @@ class NodeSides:
         api: Api,
         broker: PostDumpBroker,
         journal: Journal,
+        vault: Vault,
         tickets: Tickets,
         gates: Gates,
         peers: PeerClient,
@@ -81,7 +83,8 @@ class NodeSides:
         self.processes = Processes(host.process_start)
         self.clock = HostClock(host)
         self._settings, self._host, self._api = settings, host, api
-        self._journal, self._tickets, self._gates, self._peers = journal, tickets, gates, peers
+        self._journal, self._vault, self._tickets = journal, vault, tickets
+        self._gates, self._peers = gates, peers
 
     def source(self, record: SourceRecord, *, changed: Callable[[], None], restarted: bool) -> SourceSide:
         freezer = Freezer(
@@ -91,12 +94,21 @@ class NodeSides:
             fence_of=lambda pod_uid: Fence(self._host, pod_uid),
             drop_of=lambda pid: PacketDrop(self._host, pid),
         )
-        tools = SourceTools(self._journal, self._api, self._peers, self.clock, freezer, self._settings.node)
+        tools = SourceTools(
+            journal=self._journal,
+            vault=self._vault,
+            registers=self._api,
+            peers=self._peers,
+            clock=self.clock,
+            freezer=freezer,
+            node=self._settings.node,
+        )
         return SourceSide(record, tools, changed=changed, restarted=restarted)
 
     def target(self, record: TargetRecord, *, changed: Callable[[], None], restarted: bool) -> TargetSide:
         tools = TargetTools(
             journal=self._journal,
+            vault=self._vault,
             tickets=self._tickets,
             registers=self._api,
             peers=self._peers,
@@ -131,11 +143,19 @@ async def serve(settings: Settings) -> None:
 
     trust = Trust(Identity(layout.certificate, layout.key), layout.peers, fetch)
     broker, gates = PostDumpBroker(), Gates()
-    journal, tickets = Journal(layout), Tickets(layout)
+    journal, vault, tickets = Journal(layout), Vault(layout), Tickets(layout)
     sides = NodeSides(
-        settings, host, api=api, broker=broker, journal=journal, tickets=tickets, gates=gates, peers=PeerClient(trust)
+        settings,
+        host,
+        api=api,
+        broker=broker,
+        journal=journal,
+        vault=vault,
+        tickets=tickets,
+        gates=gates,
+        peers=PeerClient(trust),
     )
-    migrations = Migrations(journal, tickets, sides.clock, sides)
+    migrations = Migrations(journal, vault, tickets, sides.clock, sides)
 
     async def post_dump(migration: str, container: str) -> bool:
         return await asyncio.to_thread(broker.arrived, migration, container) is Answer.DONE

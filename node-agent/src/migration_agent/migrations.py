@@ -16,7 +16,8 @@ from migration_agent.target import TargetSide
 from migration_agent.ticket import Ticket, TicketConflict, Tickets, TicketState
 from migration_agent.transport.frames import Question
 from migration_agent.transport.manifest import EntryDigest
-from migration_api.wire import MigrationReport, SourceRequest, TargetRequest
+from migration_agent.vault import OtherKey, Vault
+from migration_api.wire import MigrationReport, Shipping, SourceRequest, TargetRequest
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +61,9 @@ class _Entry:
 class Migrations:
     """One per agent. Requests about one migration are taken one after another."""
 
-    def __init__(self, journal: Journal, tickets: Tickets, clock: Clock, sides: Sides) -> None:
+    def __init__(self, journal: Journal, vault: Vault, tickets: Tickets, clock: Clock, sides: Sides) -> None:
         self._journal = journal
+        self._vault = vault
         self._tickets = tickets
         self._clock = clock
         self._sides = sides
@@ -89,6 +91,7 @@ class Migrations:
                 self._start_target(target, restarted=True)
             if source is None and target is None:
                 await asyncio.to_thread(self._journal.forget, uid)
+        await asyncio.to_thread(self._vault.sweep, self._entries.keys() | self._damaged)
 
     async def stop(self) -> None:
         """Stop all loops; whatever is frozen or held stays so."""
@@ -100,19 +103,22 @@ class Migrations:
         Raises:
             Conflict: another migration has the pod, or this one was asked for something else before.
         """
-        uid = request.migration.uid
+        uid, task = request.migration.uid, request.task
         async with self._lock:
             self._demand_undamaged(uid)
             entry = self._entries.get(uid)
             if entry is not None and entry.source is not None:
-                if entry.source.record.request != request:
+                if entry.source.record.request != task:
                     raise Conflict(f"migration {uid} was asked to move another pod or to another node before")
+                if not entry.source.record.ended:
+                    await self._keep(uid, request.shipping)
                 entry.source.poke()
                 return self.report(uid)
             holder = await asyncio.to_thread(self._journal.claim, request.pod_uid, uid)
             if holder != uid:
                 raise Conflict(f"pod {request.pod_uid} is held by migration {holder}")
-            record = SourceRecord(request=request, boot_id=await asyncio.to_thread(self._clock.boot_id))
+            await self._keep(uid, request.shipping)
+            record = SourceRecord(request=task, boot_id=await asyncio.to_thread(self._clock.boot_id))
             await asyncio.to_thread(self._journal.save, record)
             self._start_source(record, restarted=False)
             return self.report(uid)
@@ -124,19 +130,26 @@ class Migrations:
             Conflict: the ticket is used up, this node has promised never to resume this migration, or this one was
                 asked for something else before.
         """
-        uid = request.migration.uid
+        uid, task = request.migration.uid, request.task
         async with self._lock:
             self._demand_undamaged(uid)
             entry = self._entries.get(uid)
             if entry is not None and entry.target is not None:
-                if entry.target.record.request != request:
+                if entry.target.record.request != task:
                     raise Conflict(f"migration {uid} was asked to run in another pod or from another node before")
+                if not entry.target.record.settled:
+                    await self._keep(uid, request.shipping)
                 entry.target.poke()
                 return self.report(uid)
             if await asyncio.to_thread(self._journal.buried, uid):
                 raise Conflict(f"this node has promised never to resume migration {uid}")
-            record = TargetRecord(request=request, boot_id=await asyncio.to_thread(self._clock.boot_id))
-            await self._make_ticket(record)
+            await self._keep(uid, request.shipping)
+            record = TargetRecord(request=task, boot_id=await asyncio.to_thread(self._clock.boot_id))
+            try:
+                await self._make_ticket(record)
+            except Conflict:
+                await asyncio.to_thread(self._vault.wipe, uid)
+                raise
             self._start_target(record, restarted=False)
             return self.report(uid)
 
@@ -262,6 +275,12 @@ class Migrations:
         if uid in self._damaged:
             raise Conflict(f"the journal of migration {uid} on this node is damaged; see the agent's log")
 
+    async def _keep(self, uid: str, shipping: Shipping) -> None:
+        try:
+            await asyncio.to_thread(self._vault.keep, uid, shipping)
+        except OtherKey as error:
+            raise Conflict(str(error)) from error
+
     async def _make_ticket(self, record: TargetRecord) -> None:
         """Journal the record and make its ticket; the record first, so that no ticket is ever without one."""
         request = record.request
@@ -293,6 +312,7 @@ class Migrations:
         del self._entries[uid]
         await asyncio.gather(*(side.stop() for side in entry.sides))
         await asyncio.to_thread(self._journal.forget, uid)
+        await asyncio.to_thread(self._vault.wipe, uid)
         if entry.source is not None:
             await asyncio.to_thread(self._journal.release_claim, entry.source.record.request.pod_uid, uid)
         entry.news.set()

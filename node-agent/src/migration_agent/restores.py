@@ -9,7 +9,7 @@ from migration_agent.journal import TargetRecord
 from migration_agent.lineup import Lineup
 from migration_agent.paths import ONLY_LOOPBACK, SHARED_DIRECTORY, Layout
 from migration_agent.processes import ProcessRef
-from migration_api.wire import TargetRequest
+from migration_api.wire import TargetTask
 
 
 def restore_options(record: TargetRecord) -> tuple[str, ...]:
@@ -30,7 +30,7 @@ class Restores:
 
     gates: Gates
     layout: Layout
-    request: TargetRequest
+    request: TargetTask
     _engaged: tuple[Gate, ...] = field(default=())
     _losing: bool = False
 

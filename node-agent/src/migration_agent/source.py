@@ -16,6 +16,7 @@ from migration_agent.seen import Gone, Seen, Verdict
 from migration_agent.side import Side
 from migration_agent.source_copy import CopyFailed, GivenUp, SourceCopy
 from migration_agent.source_plan import SourceObservation, SourceStep, abort_reason, next_source_step
+from migration_agent.vault import Vault
 from migration_api.base import now
 from migration_api.conditions import Reason
 from migration_api.migration import Decision
@@ -36,6 +37,7 @@ class SourceTools:
     """What a source side works with."""
 
     journal: Journal
+    vault: Vault
     registers: Registers
     peers: Peers
     clock: Clock
@@ -275,6 +277,7 @@ class SourceSide(Side):
 
     async def _end(self, state: SourceState, **changes: Any) -> None:
         await asyncio.to_thread(self.tools.journal.wipe_images, self.ref.uid)
+        await asyncio.to_thread(self.tools.vault.wipe, self.ref.uid)
         await self.save(state=state, **changes)
         if state is not SourceState.RELEASED:
             await asyncio.to_thread(self.tools.journal.release_claim, self.record.request.pod_uid, self.ref.uid)

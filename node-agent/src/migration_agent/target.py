@@ -22,6 +22,7 @@ from migration_agent.target_plan import TargetObservation, TargetStep, next_targ
 from migration_agent.target_report import target_report
 from migration_agent.ticket import Ticket, Tickets, TicketState
 from migration_agent.transport.manifest import EntryDigest, verify
+from migration_agent.vault import Vault
 from migration_api.base import now
 from migration_api.conditions import Reason
 from migration_api.migration import Decision, Outcome
@@ -41,6 +42,7 @@ class TargetTools:
     """What a target side works with."""
 
     journal: Journal
+    vault: Vault
     tickets: Tickets
     registers: Registers
     peers: Peers
@@ -388,6 +390,7 @@ class TargetSide(Side):
     async def _promise(self) -> None:
         """Journal that it will never resume: from now on the source may rely on it."""
         await asyncio.to_thread(self.tools.journal.wipe_images, self.ref.uid)
+        await asyncio.to_thread(self.tools.vault.wipe, self.ref.uid)
         await self.save(state=TargetState.DESTROYED, entries=None)
         self.poke()
 
@@ -398,6 +401,7 @@ class TargetSide(Side):
 
     async def _end(self, state: TargetState) -> None:
         await asyncio.to_thread(self.tools.journal.wipe_images, self.ref.uid)
+        await asyncio.to_thread(self.tools.vault.wipe, self.ref.uid)
         resumed_at = self.record.resumed_at or (now() if state is TargetState.RESUMED else None)
         await self.save(state=state, settled=True, resumed_at=resumed_at)
 

@@ -20,6 +20,7 @@ from migration_operator.kube import Kube, KubeError
 from migration_operator.node_checks import mismatches
 from migration_operator.observation import AgentView, NodeView, Observation
 from migration_operator.pods import Json, Pod
+from migration_operator.shipping import shipping
 from migration_operator.step import Action, Step
 from migration_operator.target_pod import target_pod
 
@@ -164,6 +165,7 @@ async def _prepare_target(turn: Turn) -> None:
         order=_order(o),
         source_node=o.source_agent.node.name,
         freeze_budget_seconds=_freeze_budget(o, o.source_pod),
+        shipping=shipping(turn.ref.uid),
     )
     await _put(turn.agents.put_target(agent, request), Reason.TARGET_FAILED, agent)
 
@@ -181,6 +183,7 @@ async def _checkpoint(turn: Turn) -> None:
         order=_order(o),
         target_node=o.target_agent.node.name,
         freeze_budget_seconds=_freeze_budget(o, o.source_pod),
+        shipping=shipping(turn.ref.uid),
     )
     await _put(turn.agents.put_source(agent, request), Reason.CHECKPOINT_FAILED, agent)
 

@@ -106,7 +106,7 @@ class Agents:
             async with self._session.request(
                 method,
                 f"{node.status.endpoint}{path}",
-                json=body.dump() if body else None,
+                json=body.dump(reveal=True) if body else None,
                 headers=headers,
                 ssl=_trust_exactly(node.status.certificate),
                 allow_redirects=False,

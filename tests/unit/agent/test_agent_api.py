@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import ssl
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -30,7 +31,7 @@ from migration_api.wire import (
     SourceState,
     TargetRequest,
 )
-from support.agent import MIGRATION, SOURCE_POD, source_request
+from support.agent import MIGRATION, SHIPPING, SOURCE_POD, source_request
 
 OPERATOR = "system:serviceaccount:cm:container-migration-operator"
 GOOD = "good"
@@ -139,7 +140,7 @@ async def test_a_token_is_checked_once_a_minute(agent: Agent) -> None:
 
 
 async def test_requests_and_reports(agent: Agent) -> None:
-    body = source_request().model_dump_json(by_alias=True)
+    body = json.dumps(source_request().dump(reveal=True))
     code, answer = await agent.ask("PUT", f"/v1/migrations/{MIGRATION}/source", body=body)
     assert code == 200
     assert MigrationReport.model_validate_json(answer) == REPORT
@@ -151,7 +152,7 @@ async def test_requests_and_reports(agent: Agent) -> None:
 
 
 async def test_conflicts_and_unknowns(agent: Agent) -> None:
-    other = source_request().model_copy(update={"pod_uid": "other"}).model_dump_json(by_alias=True)
+    other = json.dumps(source_request().model_copy(update={"pod_uid": "other"}).dump(reveal=True))
     assert (await agent.ask("PUT", f"/v1/migrations/{MIGRATION}/source", body=other))[0] == 409
     assert (await agent.ask("DELETE", f"/v1/migrations/{MIGRATION}"))[0] == 409
     agent.desk.settled = True
@@ -163,10 +164,16 @@ async def test_conflicts_and_unknowns(agent: Agent) -> None:
 async def test_i8_bad_input_is_refused(agent: Agent) -> None:
     path = f"/v1/migrations/{MIGRATION}/source"
     good = source_request()
-    two = good.model_copy(update={"containers": ("b", "a"), "order": ("a", "b")}).model_dump_json(by_alias=True)
-    for body in ("", "{}", "[]", two):
-        assert (await agent.ask("PUT", path, body=body))[0] == 400
-    assert (await agent.ask("PUT", "/v1/migrations/other/source", body=good.model_dump_json(by_alias=True)))[0] == 400
+    key = SHIPPING.key.get_secret_value()
+    two = json.dumps(good.model_copy(update={"containers": ("b", "a"), "order": ("a", "b")}).dump(reveal=True))
+    short = json.dumps(good.dump(reveal=True)).replace(key, key[:40])
+    nameless = json.dumps({**good.dump(reveal=True), "podName": None})
+    for body in ("", "{}", "[]", two, short, nameless):
+        code, answer = await agent.ask("PUT", path, body=body)
+        assert code == 400
+        assert key[:40] not in answer, "I7: an error message shows the key"
+    body = json.dumps(good.dump(reveal=True))
+    assert (await agent.ask("PUT", "/v1/migrations/other/source", body=body))[0] == 400
     assert (await agent.ask("PUT", path, body="x" * (BODY_BYTES + 1)))[0] == 413
     assert (await agent.ask("GET", "/v1/migrations/..%2f..%2fetc"))[0] == 400
     assert (await agent.ask("GET", f"/v1/migrations/{MIGRATION}?after=x"))[0] == 400

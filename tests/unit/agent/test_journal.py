@@ -38,7 +38,7 @@ def crash_at(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 def test_records_survive_and_are_private(layout: Layout) -> None:
     container = Container("main", "c1", SOURCE_POD, 77, 1234, Path("/bundle"), 1024, "runc")
     record = SourceRecord(
-        request=source_request(), boot_id="b", containers=(container,), state=SourceState.FROZEN, frozen_at_ns=5
+        request=source_request().task, boot_id="b", containers=(container,), state=SourceState.FROZEN, frozen_at_ns=5
     )
     Journal(layout).save(record)
     assert Journal(layout).source(MIGRATION) == record
@@ -53,7 +53,7 @@ def test_a_crash_while_saving_leaves_the_old_record(
     layout: Layout, monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
     journal = Journal(layout)
-    old = TargetRecord(request=target_request(), boot_id="old")
+    old = TargetRecord(request=target_request().task, boot_id="old")
     journal.save(old)
     with monkeypatch.context() as patch:
         crash_at(patch, point)
@@ -64,7 +64,7 @@ def test_a_crash_while_saving_leaves_the_old_record(
 
 def test_a_damaged_record_is_never_taken_for_none(layout: Layout) -> None:
     journal = Journal(layout)
-    journal.save(TargetRecord(request=target_request(), boot_id="b"))
+    journal.save(TargetRecord(request=target_request().task, boot_id="b"))
     (layout.migration(MIGRATION) / "target.json").write_text('{"request": ')
     with pytest.raises(JournalDamaged, match="cannot be read"):
         journal.target(MIGRATION)
@@ -84,7 +84,7 @@ def test_a_claim_without_record_is_dropped_and_one_of_a_frozen_pod_is_not(layout
     journal = Journal(layout)
     journal.claim("pod-without-record", "migration-that-never-began")
     journal.claim(SOURCE_POD, MIGRATION)
-    journal.save(SourceRecord(request=source_request(), boot_id="b", state=SourceState.FROZEN))
+    journal.save(SourceRecord(request=source_request().task, boot_id="b", state=SourceState.FROZEN))
     journal.drop_stale_claims()
     assert journal.holder("pod-without-record") is None
     assert journal.holder(SOURCE_POD) == MIGRATION

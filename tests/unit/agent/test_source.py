@@ -15,12 +15,14 @@ from migration_agent.journal import SourceRecord
 from migration_agent.ports import PeerState, PeerUnreachable, TransferFailed
 from migration_agent.runtime.interface import ContainerStatus
 from migration_agent.source import SourceSide, SourceTools
+from migration_agent.vault import Vault
 from migration_api.conditions import Reason
 from migration_api.migration import Decision, Outcome
 from migration_api.wire import SourceState
 from support.agent import (
     MIGRATION,
     SECOND,
+    SHIPPING,
     SOURCE_POD,
     Cluster,
     FakeClock,
@@ -47,16 +49,19 @@ class World:
 
     def __post_init__(self) -> None:
         self.journal = journal_at(self.root)
+        self.vault = Vault(self.journal.layout)
+        self.vault.keep(MIGRATION, SHIPPING)
         self.registers = FakeRegisters(self.cluster)
         self.journal.claim(SOURCE_POD, MIGRATION)
-        self.journal.save(SourceRecord(request=source_request(), boot_id=self.clock.boot))
+        self.journal.save(SourceRecord(request=source_request().task, boot_id=self.clock.boot))
         self.side = self.agent(restarted=False)
 
     def agent(self, *, restarted: bool = True) -> SourceSide:
         """Return the side as a (new) life of the agent makes it from the journal."""
         record = self.journal.source(MIGRATION)
         assert record is not None
-        tools = SourceTools(self.journal, self.registers, self.peers, self.clock, self.node.freezer(), "node-a")
+        freezer = self.node.freezer()
+        tools = SourceTools(self.journal, self.vault, self.registers, self.peers, self.clock, freezer, "node-a")
         self.side = SourceSide(record, tools, changed=lambda: None, restarted=restarted)
         return self.side
 

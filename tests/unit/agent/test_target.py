@@ -20,6 +20,7 @@ from migration_agent.target import TargetSide, TargetTools
 from migration_agent.ticket import Ticket, Tickets, TicketState
 from migration_agent.transport.frames import Question
 from migration_agent.transport.manifest import EntryDigest, combined
+from migration_agent.vault import Vault
 from migration_api.migration import Decision, Outcome
 from migration_api.wire import TargetState
 from support.agent import (
@@ -53,6 +54,7 @@ class World:
         self.journal = journal_at(self.root)
         self.tickets = Tickets(self.journal.layout)
         self.registers = FakeRegisters(self.cluster)
+        self.vault = Vault(self.journal.layout)
 
     def receive(self) -> tuple[EntryDigest, ...]:
         """Put a checkpoint where the transfer puts it."""
@@ -71,6 +73,7 @@ class World:
     def target(self, record: TargetRecord, *, changed: Callable[[], None], restarted: bool) -> TargetSide:
         tools = TargetTools(
             journal=self.journal,
+            vault=self.vault,
             tickets=self.tickets,
             registers=self.registers,
             peers=self.peers,
@@ -86,7 +89,7 @@ class World:
 
     def found(self, state: str) -> None:
         """Leave on disk what a crash in this state leaves."""
-        record = TargetRecord(request=target_request(), boot_id=self.clock.boot, processes=(TREE,))
+        record = TargetRecord(request=target_request().task, boot_id=self.clock.boot, processes=(TREE,))
         if state != "no-ticket":
             self.tickets.create(TARGET_POD, TICKET)
         if state in {"received", "resuming"}:
@@ -243,7 +246,7 @@ async def test_the_word_resumed_is_kept_until_the_source_acknowledges(world: Wor
 
 
 def migrations(world: World) -> Migrations:
-    return Migrations(world.journal, world.tickets, world.clock, world)
+    return Migrations(world.journal, world.vault, world.tickets, world.clock, world)
 
 
 def ask(*, promise: bool = True, settled: bool = False) -> Question:

@@ -5,7 +5,15 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    PlainSerializer,
+    SecretStr,
+    SerializationInfo,
+    WithJsonSchema,
+)
 from pydantic.alias_generators import to_camel
 
 
@@ -24,9 +32,22 @@ class Model(BaseModel):
         use_attribute_docstrings=True,
     )
 
-    def dump(self) -> dict[str, Any]:
-        """Return the JSON form: camelCase names, absent instead of null."""
-        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+    def dump(self, *, reveal: bool = False) -> dict[str, Any]:
+        """Return the JSON form: camelCase names, absent instead of null; secrets are stars unless `reveal`."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True, context={_REVEAL: reveal})
+
+
+_REVEAL = "reveal"
+"""In a serialization's context: secrets are written as they are."""
+
+
+def _serialize_secret(value: SecretStr, info: SerializationInfo) -> str:
+    context: dict[str, Any] = info.context or {}
+    return value.get_secret_value() if context.get(_REVEAL) else str(value)
+
+
+Secret = Annotated[SecretStr, PlainSerializer(_serialize_secret, return_type=str)]
+"""Text that neither `repr` nor a log nor an ordinary dump shows; only `Model.dump(reveal=True)` does."""
 
 
 def format_time(moment: datetime) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 from enum import StrEnum
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, SecretStr, field_validator, model_validator
 
-from migration_api.base import Model, Time
+from migration_api.base import Model, Secret, Time
 from migration_api.conditions import Reason
 from migration_api.migration import Bytes, ContainerName, DnsName, Message, Uid
 
@@ -23,8 +25,40 @@ class MigrationRef(Model):
 Containers = Annotated[tuple[ContainerName, ...], Field(min_length=1, max_length=16)]
 
 
-class _PodRequest(Model):
+KEY_BYTES = 32
+
+
+class Shipping(Model):
+    """How a checkpoint travels and what protects it on the way; both sides of a migration get the same.
+
+    It holds secrets: agents keep it in memory and on tmpfs, never in the journal.
+    """
+
+    key: Secret
+    """Base64 of 32 random bytes, made for this migration alone: AES-256-GCM of every chunk and of the manifest."""
+    compression: bool = True
+    """Compress chunks with zstd when it pays; the sender finds out by itself."""
+
+    @field_validator("key")
+    @classmethod
+    def _is_a_key(cls, key: SecretStr) -> SecretStr:
+        try:
+            size = len(base64.b64decode(key.get_secret_value(), validate=True))
+        except (binascii.Error, ValueError):
+            size = None
+        if size != KEY_BYTES:
+            raise ValueError(f"the key is not {KEY_BYTES} bytes in base64")
+        return key
+
+    @property
+    def key_bytes(self) -> bytes:
+        return base64.b64decode(self.key.get_secret_value())
+
+
+class _PodTask(Model):
     """What both sides must know of the pod."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)  # an error is answered and logged; the key must not be
 
     migration: MigrationRef
     pod_name: DnsName
@@ -45,19 +79,39 @@ class _PodRequest(Model):
         return self
 
 
-class TargetRequest(_PodRequest):
-    """PUT /v1/migrations/{uid}/target: expect this migration's checkpoint for this pod."""
+class TargetTask(_PodTask):
+    """What a target is asked for, without secrets: this is what the journal keeps."""
 
     source_node: DnsName
     freeze_budget_seconds: Annotated[int, Field(ge=1, le=3600)]
     tcp_close: bool = True
 
 
-class SourceRequest(_PodRequest):
-    """PUT /v1/migrations/{uid}/source: freeze this pod, checkpoint the containers that move, send them to that node."""
+class TargetRequest(TargetTask):
+    """PUT /v1/migrations/{uid}/target: expect this migration's checkpoint for this pod."""
+
+    shipping: Shipping
+
+    @property
+    def task(self) -> TargetTask:
+        return TargetTask.model_validate(self.model_dump(exclude={"shipping"}))
+
+
+class SourceTask(_PodTask):
+    """What a source is asked for, without secrets: this is what the journal keeps."""
 
     target_node: DnsName
     freeze_budget_seconds: Annotated[int, Field(ge=1, le=3600)]
+
+
+class SourceRequest(SourceTask):
+    """PUT /v1/migrations/{uid}/source: freeze this pod, checkpoint the containers that move, send them to that node."""
+
+    shipping: Shipping
+
+    @property
+    def task(self) -> SourceTask:
+        return SourceTask.model_validate(self.model_dump(exclude={"shipping"}))
 
 
 class SourceState(StrEnum):
