@@ -30,6 +30,7 @@ from migration_agent.metrics import serve as serve_metrics
 from migration_agent.migrations import Migrations
 from migration_agent.paths import Layout
 from migration_agent.peer import PeerClient, PeerServer
+from migration_agent.places import Places
 from migration_agent.processes import Processes
 from migration_agent.publisher import Publisher
 from migration_agent.registers import Api
@@ -167,7 +168,10 @@ async def serve(settings: Settings) -> None:
     gate_server = GateServer(layout.socket, gates, GateDesk(tickets, migrations.target_of), sides.processes, post_dump)
     peer_server = PeerServer(trust, PeerBridge(migrations, loop), settings.address, settings.peer_port)
     doorkeeper = Doorkeeper(settings.operator_account, api.user_of)
-    api_server = ApiServer(migrations, doorkeeper, lambda uid, held_by: pod_facts(sides.runtime, uid, held_by))
+    places = Places(settings.node, settings.shared_paths, settings.leftover_seconds)
+    api_server = ApiServer(
+        migrations, doorkeeper, lambda uid, held_by: pod_facts(sides.runtime, uid, held_by), places.probe
+    )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
 

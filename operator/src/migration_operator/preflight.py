@@ -13,6 +13,7 @@ from migration_operator.freeze_budget import effective_freeze_budget, sidecars
 from migration_operator.node_checks import Problem, mismatches, node_problems, unfit
 from migration_operator.observation import NodeView, PreflightFacts
 from migration_operator.pods import Pod, mapping, mappings
+from migration_operator.transport_checks import transport_problems
 
 FREEZE_BASE_SECONDS = 1.0
 FREEZE_BYTES_PER_SECOND = 100 * 1024 * 1024
@@ -223,6 +224,11 @@ def _freeze(case: _Case) -> Iterator[Problem]:
         )
 
 
+def _transport(case: _Case) -> Iterator[Problem]:
+    if case.facts.transport:
+        yield from transport_problems(case.facts.transport)
+
+
 _CHECKS: tuple[Callable[[_Case], Iterator[Problem]], ...] = (
     _incarnation,
     _running,
@@ -236,4 +242,5 @@ _CHECKS: tuple[Callable[[_Case], Iterator[Problem]], ...] = (
     _target_name,
     _rivals,
     _freeze,
+    _transport,
 )
