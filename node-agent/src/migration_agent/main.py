@@ -29,7 +29,8 @@ from migration_agent.metrics import certificate_ends
 from migration_agent.metrics import serve as serve_metrics
 from migration_agent.migrations import Migrations
 from migration_agent.paths import Layout
-from migration_agent.peer import PeerClient, PeerServer
+from migration_agent.peer import PeerServer
+from migration_agent.peer_client import PeerClient
 from migration_agent.processes import Processes
 from migration_agent.publisher import Publisher
 from migration_agent.registers import Api
