@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from migration_agent.freezer import Freezer
 from migration_agent.journal import Journal
 from migration_agent.paths import Layout
-from migration_agent.ports import ApiUnreachable, PeerState, PeerUnreachable, PodState, Sending
+from migration_agent.ports import ApiUnreachable, GaveUp, PeerState, PeerUnreachable, PodState, Sending
 from migration_agent.processes import Processes
 from migration_agent.runtime.interface import Container, ContainerStatus, Dump, RuntimeFailure, Shared
 from migration_agent.seen import Gone, Seen
@@ -327,7 +327,10 @@ class FakePeers:
     def send(self, sending: Sending) -> None:
         if self.send_error is not None:
             raise self.send_error
-        sending.progress(5_000_012)
+        while not sending.complete.is_set():
+            if sending.stop.wait(0.01):
+                raise GaveUp
+        sending.progress.count(5_000_012, resumed=False)
         self.sent.append(sending.node)
 
     def settle(self, node: str, migration: str, *, promise: bool, settled: bool = False) -> PeerState:

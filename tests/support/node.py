@@ -18,7 +18,8 @@ from migration_agent.host import Host
 from migration_agent.journal import Journal, SourceRecord, TargetRecord
 from migration_agent.migrations import Migrations
 from migration_agent.paths import Layout
-from migration_agent.peer import PeerClient, PeerServer
+from migration_agent.peer import PeerServer
+from migration_agent.peer_client import PeerClient
 from migration_agent.processes import Processes
 from migration_agent.source import SourceSide, SourceTools
 from migration_agent.target import TargetSide, TargetTools

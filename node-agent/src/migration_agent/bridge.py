@@ -12,7 +12,7 @@ from migration_agent.migrations import Migrations
 from migration_agent.peer import Admission, Refused
 from migration_agent.ports import PeerState
 from migration_agent.transport.frames import Question
-from migration_agent.transport.manifest import EntryDigest
+from migration_agent.transport.manifest import ManifestEntry
 
 _ANSWER_SECONDS = 14.0
 
@@ -29,8 +29,10 @@ class PeerBridge:
     def admit(self, peer: str, question: Question) -> Admission:
         return self._run(self._migrations.admit(peer, question))
 
-    def admitted_done(self, migration: str, entries: tuple[EntryDigest, ...] | None, error: str | None) -> None:
-        self._run(self._migrations.admitted_done(migration, entries, error))
+    def admitted_done(
+        self, migration: str, entries: tuple[ManifestEntry, ...] | None, error: str | None, *, again: bool
+    ) -> None:
+        self._run(self._migrations.admitted_done(migration, entries, error, again=again))
 
     def settle(self, peer: str, question: Question) -> PeerState:
         return self._run(self._migrations.settle_with(peer, question))
@@ -42,10 +44,10 @@ class PeerBridge:
         """Wait for the loop's answer; a loop that is ending answers nothing, and the peer asks again."""
         if self._loop.is_closed():
             coroutine.close()
-            raise Refused("the agent is stopping")
+            raise Refused("the agent is stopping", again=True)
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result(_ANSWER_SECONDS)
         except (FutureTimeout, CancelledError):
             future.cancel()
-            raise Refused("the agent is busy; ask again") from None
+            raise Refused("the agent is busy; ask again", again=True) from None

@@ -16,7 +16,8 @@ from pydantic import ValidationError
 from migration_agent.paths import Layout, create_durably, sync_directory, write_durably
 from migration_agent.processes import ProcessRef
 from migration_agent.runtime.interface import Container
-from migration_agent.transport.manifest import EntryDigest
+from migration_agent.transport.chunks import CHUNK_BYTES
+from migration_agent.transport.manifest import ManifestEntry
 from migration_api.base import Model, Time
 from migration_api.wire import Failure, SourceState, SourceTask, TargetState, TargetTask
 
@@ -62,8 +63,9 @@ class TargetRecord(Model):
     request: TargetTask
     state: TargetState = TargetState.PREPARED
     boot_id: str
-    entries: tuple[EntryDigest, ...] | None = None
-    """The verified checkpoint's digests; it lies in memory, so it is only as old as `boot_id`."""
+    entries: tuple[ManifestEntry, ...] | None = None
+    """The verified checkpoint's manifest; it lies in memory, so it is only as old as `boot_id`."""
+    chunk_bytes: int = CHUNK_BYTES
     committed_at_ns: int | None = None
     """CLOCK_BOOTTIME of that boot when this agent learned of Commit."""
     processes: tuple[ProcessRef, ...] = ()

@@ -15,7 +15,7 @@ from migration_agent.source import SourceSide
 from migration_agent.target import TargetSide
 from migration_agent.ticket import Ticket, TicketConflict, Tickets, TicketState
 from migration_agent.transport.frames import Question
-from migration_agent.transport.manifest import EntryDigest
+from migration_agent.transport.manifest import ManifestEntry
 from migration_agent.vault import OtherKey, Vault
 from migration_api.wire import MigrationReport, Shipping, SourceRequest, TargetRequest
 
@@ -227,11 +227,13 @@ class Migrations:
             raise Refused("this node was not told of this migration")
         return await entry.target.admit(peer)
 
-    async def admitted_done(self, uid: str, entries: tuple[EntryDigest, ...] | None, error: str | None) -> None:
+    async def admitted_done(
+        self, uid: str, entries: tuple[ManifestEntry, ...] | None, error: str | None, *, again: bool
+    ) -> None:
         """Take the end of an admitted sending."""
         entry = self._entries.get(uid)
         if entry is not None and entry.target is not None:
-            await entry.target.admitted_done(entries, error)
+            await entry.target.admitted_done(entries, error, again=again)
 
     async def settle_with(self, peer: str, question: Question) -> PeerState:
         """Tell the source what became of a migration; of an unknown one, promise on disk first. Raises `Refused`."""

@@ -1,4 +1,4 @@
-"""Agent to agent: mutual TLS over blocking sockets in threads (docs/protocol.md, section 6)."""
+"""Answering other nodes' agents: mutual TLS over blocking sockets in threads (docs/protocol.md, section 6)."""
 
 from __future__ import annotations
 
@@ -6,42 +6,57 @@ import logging
 import socket
 import ssl
 import threading
-import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from migration_agent.metrics import REFUSED
-from migration_agent.ports import PeerState, PeerUnreachable, Sending, TransferFailed
-from migration_agent.transport.direct import Receiver, send_entries
+from migration_agent.ports import PeerState
+from migration_agent.transport.chunks import CHUNK_BYTES_MAX, FormatError, Seal
 from migration_agent.transport.frames import Answer, FrameError, Question, read_frame, write_frame
-from migration_agent.transport.manifest import EntryDigest, ManifestError, entries_below
+from migration_agent.transport.manifest import ManifestEntry
+from migration_agent.transport.receiver import Receiver
+from migration_agent.transport.store import StoreFailure, StoreOf, no_store
+from migration_agent.transport.streams import Streams, is_stream
+from migration_agent.transport.workspace import Workspace
 from migration_agent.trust import Trust, Untrusted
+from migration_api.wire import Shipping
 
 log = logging.getLogger(__name__)
 
-_CONNECT_SECONDS = 5.0
 _HANDSHAKE_SECONDS = 5.0
 _DATA_SECONDS = 30.0
-_SETTLE_SECONDS = 15.0
-_CONNECTIONS_MAX = 32
-_PAUSES_SECONDS = (0.3, 1.0)
+_CONNECTIONS_MAX = 64
+_CHUNK_BYTES_MIN = 1024 * 1024
+_PAGE_BYTES = 4096
 
 
 class Refused(Exception):
-    """The question is not answered; the message tells the peer why."""
+    """The question is not answered; the message tells the peer why.
+
+    Attributes:
+        again: it may be answered in a moment.
+    """
+
+    def __init__(self, message: str, *, again: bool = False) -> None:
+        super().__init__(message)
+        self.again = again
 
 
 @dataclass(frozen=True)
 class Admission:
     """What one peer may send now."""
 
+    migration: str
     directory: Path
     containers: tuple[str, ...]
-    progress: Callable[[int], None]
-    """Raises when the migration was given up."""
+    shipping: Shipping
+    progress: Callable[[int, int | None], None]
+    """Called with the bytes that are here and those that are expected; raises when no more is wanted."""
+    complete: bool = False
+    """All of it was received and verified before: nothing is to be sent, and `admitted_done` is not called."""
 
 
 class PeerHandler(Protocol):
@@ -51,8 +66,13 @@ class PeerHandler(Protocol):
         """Let this peer send, and nobody else until `admitted_done`."""
         ...
 
-    def admitted_done(self, migration: str, entries: tuple[EntryDigest, ...] | None, error: str | None) -> None:
-        """Take the end of an admitted sending: verified entries, or why there are none."""
+    def admitted_done(
+        self, migration: str, entries: tuple[ManifestEntry, ...] | None, error: str | None, *, again: bool
+    ) -> None:
+        """Take the end of an admitted sending: verified entries, or why there are none.
+
+        With `again` the rest may still come; what is here is kept for it.
+        """
         ...
 
     def settle(self, peer: str, question: Question) -> PeerState:
@@ -67,9 +87,13 @@ class PeerHandler(Protocol):
 class PeerServer:
     """Accepts known agents and answers one question per connection, each in a thread of its own."""
 
-    def __init__(self, trust: Trust, handler: PeerHandler, host: str, port: int) -> None:
+    def __init__(
+        self, trust: Trust, handler: PeerHandler, host: str, port: int, *, store_of: StoreOf = no_store
+    ) -> None:
         """Bind; the port is open when this returns."""
         self._trust = trust
+        self._store_of = store_of
+        self._streams = Streams()
         self._handler = handler
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._listener = socket.create_server((host, port), family=family)
@@ -108,6 +132,9 @@ class PeerServer:
             with plain:
                 plain.settimeout(_HANDSHAKE_SECONDS)
                 plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if is_stream(plain):
+                    self._streams.serve(plain)
+                    return
                 with self._trust.context(server=True).wrap_socket(plain, server_side=True) as connection:
                     self._answer(connection, self._trust.node_of(connection))
         except (Untrusted, ssl.SSLCertVerificationError) as error:
@@ -134,129 +161,46 @@ class PeerServer:
                     answer = Answer(intact=self._handler.intact(peer, question.migration))
                 case _:
                     raise Refused(f"unknown operation {question.op[:64]!r}")  # noqa: TRY301  # one way out
-        except (Refused, ManifestError) as error:
+        except (Refused, FormatError, StoreFailure) as error:
             log.warning("migration %s: %s of node %s: %s", question.migration, question.op[:64], peer, error)
             REFUSED.labels("peer", "refused").inc()
-            answer = Answer(error=str(error))
+            answer = Answer(error=str(error), again=isinstance(error, Refused) and error.again)
         write_frame(connection, answer)
 
     def _receive(self, connection: ssl.SSLSocket, peer: str, question: Question) -> Answer:
+        if not _CHUNK_BYTES_MIN <= question.chunk_bytes <= CHUNK_BYTES_MAX or question.chunk_bytes % _PAGE_BYTES:
+            raise Refused(f"chunks of {question.chunk_bytes} bytes are not accepted")
         admission = self._handler.admit(peer, question)
-        entries: tuple[EntryDigest, ...] | None = None
-        error: str | None = "the connection broke"
+        if admission.complete:
+            return Answer(ok=True, complete=True)
+        entries: tuple[ManifestEntry, ...] | None = None
+        error, again = "the connection broke", True
         try:
-            receiver = Receiver(admission.directory, admission.containers, question, admission.progress)
-            write_frame(connection, Answer(ok=True))
-            entries, error = receiver.receive(connection), None
-        except (ManifestError, FrameError, Refused, OSError) as failure:
+            entries = self._received(connection, admission, question)
+        except (FormatError, StoreFailure) as failure:
+            error, again = str(failure), False
+            raise
+        except (FrameError, OSError) as failure:
             error = str(failure)
+            # The control connection may live: then the peer learns at once that it is to send the rest.
+            raise Refused(f"a connection broke: {failure}", again=True) from failure
+        except Refused as failure:
+            error, again = str(failure), failure.again
             raise
         finally:
-            self._handler.admitted_done(question.migration, entries, error)
+            self._handler.admitted_done(question.migration, entries, error, again=again)
         return Answer(ok=True)
 
-
-class PeerClient:
-    """Asks other agents; implements `ports.Peers`."""
-
-    def __init__(self, trust: Trust) -> None:
-        self._trust = trust
-
-    def send(self, sending: Sending) -> None:
-        """Send a checkpoint. See `Peers`."""
+    def _received(
+        self, connection: ssl.SSLSocket, admission: Admission, question: Question
+    ) -> tuple[ManifestEntry, ...]:
+        seal = Seal(admission.shipping.key_bytes, question.migration)
+        store = self._store_of(question.migration, admission.shipping) if question.streams == 0 else None
+        workspace = Workspace(admission.directory, admission.containers, seal, question.chunk_bytes)
         try:
-            entries = entries_below(sending.directory)
-        except (ManifestError, OSError) as error:
-            raise TransferFailed(f"the checkpoint on this node is not usable: {error}") from error
-        total = sum(entry.size for entry in entries)
-        question = Question(op="send", migration=sending.migration, entries=len(entries), bytes=total)
-
-        def progress(done: int) -> None:
-            sending.progress(done)
-            if sending.stop.is_set():
-                raise TransferFailed("the migration was given up during the transfer")
-
-        with self._asked(sending.node, question, _DATA_SECONDS) as (connection, answer):
-            _demand(answer)
-            try:
-                send_entries(connection, entries, progress)
-                _demand(read_frame(connection, Answer))
-            except (OSError, FrameError) as error:
-                raise TransferFailed(_last_words(connection) or f"the connection broke: {error}") from error
-
-    def settle(self, node: str, migration: str, *, promise: bool, settled: bool = False) -> PeerState:
-        """Ask the target what became of it. See `Peers`."""
-        question = Question(op="settle", migration=migration, promise=promise, settled=settled)
-        with self._asked(node, question, _SETTLE_SECONDS) as (_, answer):
-            try:
-                return PeerState(answer.state or "")
-            except ValueError:
-                raise PeerUnreachable(f"node {node} answered: {answer.error or answer.state}") from None
-
-    def intact(self, node: str, migration: str) -> bool:
-        """Ask the source whether it could go on. See `Peers`."""
-        with self._asked(node, Question(op="intact", migration=migration), _SETTLE_SECONDS) as (_, answer):
-            if answer.intact is None:
-                raise PeerUnreachable(f"node {node} answered: {answer.error}")
-            return answer.intact
-
-    @contextmanager
-    def _asked(
-        self, node: str, question: Question, timeout: float
-    ) -> Generator[tuple[ssl.SSLSocket, Answer], None, None]:
-        """Connect, ask, and yield connection and first answer.
-
-        It is tried again with a fresh list of agents: the peer may have moved, or may not have known us yet.
-        """
-        for pause in (*_PAUSES_SECONDS, None):
-            try:
-                connection, answer = self._ask(node, question, timeout)
-                break
-            except (OSError, FrameError, Untrusted) as error:
-                if pause is None or isinstance(error, TimeoutError):
-                    raise PeerUnreachable(f"the agent of node {node} cannot be asked: {error}") from error
-                time.sleep(pause)
-                self._trust.refresh()
-        else:
-            raise AssertionError("the last pause is None")
-        with connection:
-            yield connection, answer
-
-    def _ask(self, node: str, question: Question, timeout: float) -> tuple[ssl.SSLSocket, Answer]:
-        connection = self._connect(node)
-        try:
-            connection.settimeout(timeout)
-            write_frame(connection, question)
-            return connection, read_frame(connection, Answer)
-        except BaseException:
-            connection.close()
-            raise
-
-    def _connect(self, node: str) -> ssl.SSLSocket:
-        peer = self._trust.peer(node)
-        if peer is None:
-            raise Untrusted(f"there is no MigrationNode {node} with endpoint and certificate")
-        plain = socket.create_connection(peer.address, timeout=_CONNECT_SECONDS)
-        try:
-            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection = self._trust.context(server=False).wrap_socket(plain)
-        except BaseException:
-            plain.close()
-            raise
-        if self._trust.node_of(connection) != node:
-            connection.close()
-            raise Untrusted(f"another node's agent answers at {peer.endpoint}")
-        return connection
-
-
-def _demand(answer: Answer) -> None:
-    if not answer.ok:
-        raise TransferFailed(answer.error or "the peer did not accept it")
-
-
-def _last_words(connection: ssl.SSLSocket) -> str | None:
-    """Return why the peer broke off, when it said so before it closed."""
-    with suppress(OSError, FrameError):
-        connection.settimeout(1)
-        return read_frame(connection, Answer).error
-    return None
+            receiver = Receiver(workspace, seal, question, store, admission.progress)
+            with self._streams.granted(receiver, question.streams) as tokens:
+                write_frame(connection, Answer(ok=True, tokens=tokens, have=workspace.have()))
+                return receiver.run(connection)
+        finally:
+            workspace.close()

@@ -6,8 +6,7 @@ All functions block and are called in threads.
 from __future__ import annotations
 
 import hashlib
-import logging
-from collections.abc import Collection
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +14,6 @@ from migration_agent.transport.objects import Bucket
 from migration_agent.transport.store import Place, Store, StoreFailure
 from migration_agent.transport.volume import Volume
 from migration_api.wire import ProbeProblem, ProbeReport, ProbeStep, Shipping, StoreAccess, StoreProbe
-
-log = logging.getLogger(__name__)
 
 _WRITTEN = "probe"
 """What the node that begins a probe puts."""
@@ -52,20 +49,17 @@ class Places:
         """
         return self.store(shipping.store, uid) if shipping.store is not None else None
 
-    def clear(self, access: StoreAccess, uid: str, live: Collection[str]) -> None:
+    def clear(self, access: StoreAccess, uid: str, live: Iterable[str]) -> tuple[str, ...]:
         """Remove what an ended migration left in its store, and what others left there that crashed long ago.
 
-        What cannot be removed is left for the next migration's end: nothing waits for a store that is away, and what
-        lies there is sealed.
+        Returns the UIDs of those others.
+
+        Raises:
+            StoreFailure: it could not be removed.
         """
-        try:
-            self._place(access).store(uid).wipe()
-            swept = self._place(access).sweep(frozenset({uid, *live}), self.leftover_seconds)
-        except StoreFailure as failure:
-            log.warning("migration %s: its chunks could not be removed, the next one there does it: %s", uid, failure)
-            return
-        if swept:
-            log.info("removed what crashed migrations left: %s", ", ".join(swept))
+        place = self._place(access)
+        place.store(uid).wipe()
+        return place.sweep(frozenset({uid, *live}), self.leftover_seconds)
 
     def probe(self, probe: StoreProbe) -> ProbeReport:
         """Take one step of a probe; a store that cannot be used is an answer, not an error."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Protocol
 
 from migration_agent.seen import Gone, Seen
 from migration_api.migration import Decision, Outcome
-from migration_api.wire import Failure, MigrationRef
+from migration_api.wire import Failure, MigrationRef, Shipping
 
 
 class ApiUnreachable(Exception):
@@ -99,6 +101,80 @@ class Registers(Protocol):
         ...
 
 
+class GaveUp(Exception):
+    """The migration was given up during the transfer."""
+
+
+class Stop:
+    """Gives a transfer up, from any thread: also one that waits for a peer."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._lock = threading.Lock()
+        self._connections: set[socket.socket] = set()
+
+    def set(self) -> None:
+        """Give up: whatever waits on a guarded connection finds it ended."""
+        self._event.set()
+        with self._lock:
+            for connection in self._connections:
+                _cut(connection)
+
+    def is_set(self) -> bool:
+        return self._event.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        return self._event.wait(seconds)
+
+    @contextmanager
+    def guarding(self, connection: socket.socket) -> Generator[None]:
+        """End this connection when given up, while the context is open."""
+        with self._lock:
+            self._connections.add(connection)
+            if self._event.is_set():
+                _cut(connection)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._connections.discard(connection)
+
+
+def _cut(connection: socket.socket) -> None:
+    with suppress(OSError):
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)  # below TLS, whose state belongs to another thread
+
+
+class Progress:
+    """How far a transfer is; written in its threads, read anywhere."""
+
+    def __init__(self, expected: int = 0) -> None:
+        self.expected = expected
+        """Bytes; an estimate until the checkpoint is made."""
+        self.done = 0
+        """Bytes that the peer has, or that are on their way."""
+        self.chunks_sent = 0
+        """Over all attempts."""
+        self.chunks_resumed = 0
+        """Those that the last attempt found at the peer already."""
+        self.trouble = ""
+        """Why it does not go on right now."""
+        self._lock = threading.Lock()
+
+    def begin(self) -> None:
+        """Count another attempt."""
+        with self._lock:
+            self.done = self.chunks_resumed = 0
+            self.trouble = ""
+
+    def count(self, length: int, *, resumed: bool) -> None:
+        """Count a chunk."""
+        with self._lock:
+            self.done += length
+            self.chunks_resumed += resumed
+            self.chunks_sent += not resumed
+
+
 @dataclass(frozen=True)
 class Sending:
     """One checkpoint on its way to a peer."""
@@ -106,10 +182,11 @@ class Sending:
     node: str
     migration: str
     directory: Path
-    progress: Callable[[int], None]
-    """Called in the sending thread with the bytes sent so far."""
-    stop: threading.Event
-    """Set to give up between two chunks."""
+    shipping: Shipping
+    complete: threading.Event
+    """Set when the checkpoint is made; what is sent before are files that are only appended to."""
+    stop: Stop
+    progress: Progress
 
 
 class Peers(Protocol):
@@ -118,8 +195,11 @@ class Peers(Protocol):
     def send(self, sending: Sending) -> None:
         """Send a checkpoint; returns when the peer has verified all of it.
 
+        A connection that breaks is made again, and only what is missing is sent, until `stop` is set.
+
         Raises:
-            TransferFailed: the peer refused it, the connection broke, or `stop` was set.
+            TransferFailed: the peer refused it, or it is no checkpoint.
+            GaveUp: `stop` was set.
         """
         ...
 

@@ -59,7 +59,7 @@ class SourceSide(Side):
         self.record = record
         self.tools = tools
         self._restarted = restarted
-        self._interrupted = restarted and record.state in _BEGUN - {SourceState.SENT}
+        self._interrupted = restarted and record.state in _BEGUN
         self._peer: PeerState | None = PeerState.RESUMED if record.word else None
         self._alive = True
         self._fast_rounds = 0
@@ -97,8 +97,8 @@ class SourceSide(Side):
         if step is not SourceStep.WAIT:
             log.info("migration %s: source %s: %s", self.ref.uid, self.record.state, step)
         await self._act(step, observation)
-        if self._copy.bytes_sent != self._bytes_reported:
-            self._bytes_reported = self._copy.bytes_sent
+        if self._copy.progress.done != self._bytes_reported:
+            self._bytes_reported = self._copy.progress.done
             self._changed()
 
     async def observe(self) -> SourceObservation:
@@ -157,8 +157,10 @@ class SourceSide(Side):
             frozen=record.state in _PAUSED_AFTER or (record.state is SourceState.FROZEN and self._copy.paused),
             alive=self._alive,
             freeze_budget_left_seconds=self._budget_left() if record.frozen_at_ns and not record.ended else None,
-            bytes_total=record.bytes_total,
-            bytes_sent=self._copy.bytes_sent,
+            bytes_total=record.bytes_total or self._copy.progress.expected or None,
+            bytes_sent=self._copy.progress.done,
+            chunks_sent=self._copy.progress.chunks_sent,
+            chunks_resumed=self._copy.progress.chunks_resumed,
             frozen_at=record.frozen_at,
             dumped_at=record.dumped_at,
             sent_at=record.sent_at,
@@ -186,7 +188,8 @@ class SourceSide(Side):
 
     async def _act(self, step: SourceStep, it: SourceObservation) -> None:
         acts: dict[SourceStep, Callable[[SourceObservation], Awaitable[None]]] = {
-            SourceStep.COPY: self._begin_copy,
+            SourceStep.COPY: lambda _: self._begin(self._copy.run),
+            SourceStep.SEND: lambda _: self._begin(self._copy.send),
             SourceStep.ABORT: self._abort,
             SourceStep.PAY_ABORT: self._abort,
             SourceStep.THAW: self._thaw,
@@ -202,12 +205,12 @@ class SourceSide(Side):
         if step is not SourceStep.WAIT:
             await acts[step](it)
 
-    async def _begin_copy(self, _: SourceObservation) -> None:
-        self.copying = asyncio.create_task(self._run_copy(), name=f"copy-{self.ref.uid}")
+    async def _begin(self, work: Callable[[], Awaitable[None]]) -> None:
+        self.copying = asyncio.create_task(self._run_copy(work), name=f"copy-{self.ref.uid}")
 
-    async def _run_copy(self) -> None:
+    async def _run_copy(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
-            await self._copy.run()
+            await work()
         except GivenUp:
             log.info("migration %s: the copy was given up", self.ref.uid)
         except CopyFailed as error:
@@ -245,7 +248,9 @@ class SourceSide(Side):
             "here. If the workload tolerates more, raise spec.freezeBudgetSeconds, and failureThreshold of its network "
             "liveness probes.",
         }.get(reason, "The migration was cancelled, deleted, or is not about this pod any more.")
-        return Failure(reason=reason, message=f"Node {self.tools.node}: {text}")
+        trouble = self._copy.progress.trouble
+        text += f" The transfer's last trouble: {trouble}" if trouble else ""
+        return Failure(reason=reason, message=f"Node {self.tools.node}: {text}"[:30000])
 
     async def _thaw(self, it: SourceObservation) -> None:
         """Let the containers go on; a promise is journalled first, so that no later life forgets to write Abort."""

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from migration_agent.checkpoint import criu
 from migration_agent.freeze import FreezeFailure
-from migration_agent.ports import PeerUnreachable, Sending, TransferFailed
+from migration_agent.ports import GaveUp, Progress, Sending, Stop, TransferFailed
 from migration_agent.runtime.interface import Dump, RuntimeFailure, Shared
 from migration_agent.seen import Seen, Verdict, verdict
-from migration_agent.transport.manifest import ManifestError, checkpoint_bytes
+from migration_agent.transport.chunks import FormatError
+from migration_agent.transport.manifest import checkpoint_bytes
 from migration_api.base import now
 from migration_api.conditions import Reason
 from migration_api.wire import SourceState
@@ -37,15 +39,19 @@ class SourceCopy:
     """One attempt; there is only one per migration."""
 
     def __init__(self, side: SourceSide) -> None:
-        self.bytes_sent = 0
+        self.progress = Progress()
         self.paused = False
         self._side = side
         self._shared: Shared | None = None
         self._stop = threading.Event()
+        self._end_of_sending = Stop()
+        self._complete = threading.Event()
+        self._sending: asyncio.Task[None] | None = None
 
     def give_up(self) -> None:
         """Stop at the next possible point; whatever is frozen stays frozen."""
         self._stop.set()
+        self._end_of_sending.set()
 
     async def run(self) -> None:
         """Copy.
@@ -57,18 +63,23 @@ class SourceCopy:
         """
         try:
             await self._freeze()
+            await self._begin_to_send()
             await self._dump()
-        except (RuntimeFailure, FreezeFailure, ManifestError, OSError) as error:
+        except (RuntimeFailure, FreezeFailure, FormatError, OSError) as error:
+            await self._end_sending()
             self._go_on()
             raise CopyFailed(Reason.CHECKPOINT_FAILED, f"The source could not be checkpointed: {error}") from error
-        try:
-            await self._send()
-        except (TransferFailed, PeerUnreachable, OSError) as error:
-            self._go_on()
-            raise CopyFailed(
-                Reason.TRANSFER_FAILED,
-                f"The checkpoint did not reach node {self._side.record.request.target_node}: {error}",
-            ) from error
+        except BaseException:
+            await self._end_sending()
+            raise
+        await self._sent()
+
+    async def send(self) -> None:
+        """Send what an earlier life of the agent has dumped; raises as `run`."""
+        self._complete.set()
+        self.progress.expected = self._side.record.bytes_total or 0
+        await self._begin_to_send()
+        await self._sent()
 
     async def _freeze(self) -> None:
         """Fence, drop, pause; right after a live look at the object."""
@@ -105,6 +116,8 @@ class SourceCopy:
         owner = await asyncio.to_thread(side.tools.freezer.memory_owner, containers)
         for container in containers:
             self._go_on()
+            if self._sending is not None and self._sending.done():
+                return  # the target refused it
             dump = Dump(container, layout.image(side.ref.uid, container.name), side.ref.uid)
             work = copy_shared if container is containers[-1] else self._go_on
             await asyncio.to_thread(side.tools.freezer.dump, dump, while_frozen=work)
@@ -115,17 +128,51 @@ class SourceCopy:
         self._go_on()
         total = await asyncio.to_thread(checkpoint_bytes, layout.images(side.ref.uid))
         await side.save(state=SourceState.DUMPED, dumped_at=now(), bytes_total=total)
+        self._complete.set()
 
-    async def _send(self) -> None:
+    async def _begin_to_send(self) -> None:
+        """Let the transfer follow the dump; it ends after `_complete` is set."""
         side = self._side
-        self._go_on()
+        shipping = await asyncio.to_thread(side.tools.vault.shipping, side.ref.uid)
+        if shipping is None:
+            text = f"Node {side.tools.node} does not have the migration's key any more: it was rebooted."
+            raise CopyFailed(Reason.TRANSFER_FAILED, text)
         directory: Path = side.tools.journal.layout.images(side.ref.uid)
-        sending = Sending(side.record.request.target_node, side.ref.uid, directory, self._sent, self._stop)
-        await asyncio.to_thread(side.tools.peers.send, sending)
+        sending = Sending(
+            side.record.request.target_node,
+            side.ref.uid,
+            directory,
+            shipping,
+            complete=self._complete,
+            stop=self._end_of_sending,
+            progress=self.progress,
+        )
+        self._sending = asyncio.create_task(asyncio.to_thread(side.tools.peers.send, sending), name="send")
+
+    async def _sent(self) -> None:
+        """Wait until the target has verified all of it."""
+        side = self._side
+        if self._sending is None:
+            raise AssertionError("nothing is being sent")
+        try:
+            await self._sending
+        except GaveUp as error:
+            raise GivenUp from error
+        except (TransferFailed, OSError) as error:
+            self._go_on()
+            raise CopyFailed(
+                Reason.TRANSFER_FAILED,
+                f"The checkpoint did not reach node {side.record.request.target_node}: {error}",
+            ) from error
         await side.save(state=SourceState.SENT, sent_at=now())
 
-    def _sent(self, count: int) -> None:
-        self.bytes_sent = count
+    async def _end_sending(self) -> None:
+        """End a transfer whose checkpoint will never be complete."""
+        if self._sending is not None:
+            self._end_of_sending.set()
+            await asyncio.wait([self._sending])
+            with suppress(Exception):
+                self._sending.result()
 
     def _go_on(self) -> None:
         if self._stop.is_set():

@@ -20,6 +20,8 @@ class SourceStep(StrEnum):
 
     COPY = "copy"
     """Fence, drop, pause, dump and send; goes on in the background."""
+    SEND = "send"
+    """Send what an earlier life of the agent has dumped; goes on in the background."""
     ABORT = "abort"
     """Propose Abort and look who won."""
     THAW = "thaw"
@@ -62,7 +64,7 @@ class SourceObservation:
     working: bool = False
     """The copy goes on in the background."""
     interrupted: bool = False
-    """An earlier life of the agent began a copy and did not finish it."""
+    """An earlier life of the agent began a dump and did not finish it."""
     expired: bool = False
     """The freeze budget is used up."""
     failed: bool = False
@@ -105,7 +107,7 @@ def abort_reason(it: SourceObservation) -> Reason | None:
         return Reason.SOURCE_LOST if not sent or it.expired else None
     if it.failed:
         return Reason.CHECKPOINT_FAILED
-    if it.interrupted and not sent:
+    if _half_dumped(it):
         return Reason.AGENT_RESTARTED
     if it.expired:
         return Reason.FREEZE_BUDGET_EXCEEDED
@@ -119,7 +121,16 @@ def _undecided(it: SourceObservation) -> SourceStep:
         if it.failed:
             return SourceStep.ABORT
         return SourceStep.COPY if it.wanted else SourceStep.WITHDRAW
-    return SourceStep.ABORT if abort_reason(it) else SourceStep.WAIT
+    return SourceStep.ABORT if abort_reason(it) else _send(it)
+
+
+def _half_dumped(it: SourceObservation) -> bool:
+    return it.interrupted and it.state not in {SourceState.DUMPED, SourceState.SENT}
+
+
+def _send(it: SourceObservation) -> SourceStep:
+    """Go on sending after a restart: the checkpoint is complete on this node and the budget is not used up."""
+    return SourceStep.SEND if it.state is SourceState.DUMPED and not it.working else SourceStep.WAIT
 
 
 def _unsure(it: SourceObservation) -> SourceStep:
@@ -128,9 +139,8 @@ def _unsure(it: SourceObservation) -> SourceStep:
         return SourceStep.WITHDRAW if it.verdict is Verdict.GONE and not it.working else SourceStep.WAIT
     if it.verdict is Verdict.GONE:
         return SourceStep.ASK_PROMISE
-    give_up = it.expired or it.failed or (it.interrupted and it.state is not SourceState.SENT)
-    if it.verdict is Verdict.UNREACHABLE and give_up:
-        return SourceStep.ASK_PROMISE
+    if it.verdict is Verdict.UNREACHABLE:
+        return SourceStep.ASK_PROMISE if it.expired or it.failed or _half_dumped(it) else _send(it)
     return SourceStep.WAIT
 
 

@@ -21,7 +21,8 @@ from migration_agent.side import Side
 from migration_agent.target_plan import TargetObservation, TargetStep, next_target_step
 from migration_agent.target_report import target_report
 from migration_agent.ticket import Ticket, Tickets, TicketState
-from migration_agent.transport.manifest import EntryDigest, verify
+from migration_agent.transport.chunks import Seal
+from migration_agent.transport.manifest import ManifestEntry, verify
 from migration_agent.vault import Vault
 from migration_api.base import now
 from migration_api.conditions import Reason
@@ -71,7 +72,7 @@ class TargetSide(Side):
         self._ticket_state = TicketState.NONE
         self._pod = PodState.UNKNOWN
         directory = tools.journal.layout.images(self.ref.uid)
-        self.intake = Intake(directory, record.request.containers)
+        self.intake = Intake(self.ref.uid, directory, record.request.containers)
         self._promise_asked = False
         self._progress_ns: int | None = None
         """When something was held last, or Commit was first known."""
@@ -87,15 +88,17 @@ class TargetSide(Side):
         return _ENDED_SECONDS if self.record.settled else _PENDING_SECONDS
 
     async def prepare(self) -> None:
-        """Throw away what was received in another boot, or not completely; check what is to be used again."""
+        """Throw away what was received in another boot; check what is to be used again.
+
+        What was received in part stays: it is checked when the source sends the rest.
+        """
         if not self._restarted or self.record.settled:
             return
         record, journal = self.record, self.tools.journal
         boot = await asyncio.to_thread(self.tools.clock.boot_id)
         usable = record.entries is not None and record.boot_id == boot
-        directory = journal.layout.images(self.ref.uid)
-        usable = usable and await asyncio.to_thread(verify, directory, record.entries or ())
-        if not usable:
+        usable = usable and await asyncio.to_thread(self._verified, record.entries or ())
+        if record.boot_id != boot or (record.entries is not None and not usable):
             await asyncio.to_thread(journal.wipe_images, self.ref.uid)
         if record.boot_id != boot:  # no process of that boot lives; its clock means nothing now
             await self.save(boot_id=boot, entries=None, processes=(), committed_at_ns=None)
@@ -208,7 +211,7 @@ class TargetSide(Side):
         self.poke()
 
     async def admit(self, peer: str) -> Admission:
-        """Let the source send its checkpoint, once.
+        """Let the source send its checkpoint, or what is missing of it.
 
         Raises:
             Refused: it is not the source, or nothing is expected any more.
@@ -217,16 +220,20 @@ class TargetSide(Side):
         if peer != source:
             raise Refused(f"the source of this migration is node {source}, not {peer}")
         await self._look_at_ticket()
+        shipping = await asyncio.to_thread(self.tools.vault.shipping, self.ref.uid)
+        if self.record.entries is not None and not self.record.settled and not self._promise_asked:
+            return self.intake.complete(shipping)  # the source's agent was restarted before it wrote that down
         expected = self._ticket_state is TicketState.PENDING and not self._promise_asked
-        if not expected or self.record.settled or self.record.entries is not None:
+        if not expected or self.record.settled:
             raise Refused(f"the migration is {self.record.state} here: no checkpoint is expected")
-        return self.intake.admit()
+        return self.intake.admit(shipping)
 
-    async def admitted_done(self, entries: tuple[EntryDigest, ...] | None, error: str | None) -> None:
-        """Take the end of the transfer; a checkpoint that is not complete is removed."""
+    async def admitted_done(self, entries: tuple[ManifestEntry, ...] | None, error: str | None, *, again: bool) -> None:
+        """Take the end of the transfer; what is not complete is kept only when the rest may still come."""
         if entries is None:
-            log.warning("migration %s: no checkpoint arrived: %s", self.ref.uid, error)
-            await asyncio.to_thread(self.tools.journal.wipe_images, self.ref.uid)
+            log.warning("migration %s: the checkpoint did not arrive: %s", self.ref.uid, error)
+            if not again:
+                await asyncio.to_thread(self.tools.journal.wipe_images, self.ref.uid)
         else:
             await self.save(entries=entries, received_at=now())
         self.intake.receiving = False
@@ -251,6 +258,14 @@ class TargetSide(Side):
         request = self.record.request
         asked = (self.tools.node, request.pod_uid, request.source_node)
         return it is not None and (it.target_node, it.target_pod_uid, it.source_node) == asked
+
+    def _verified(self, entries: tuple[ManifestEntry, ...]) -> bool:
+        """Say whether a checkpoint that was received earlier is still what it was; blocks."""
+        shipping = self.tools.vault.shipping(self.ref.uid)
+        if shipping is None:
+            return False
+        seal = Seal(shipping.key_bytes, self.ref.uid)
+        return verify(seal, self.tools.journal.layout.images(self.ref.uid), entries, self.record.chunk_bytes)
 
     def _any_alive(self) -> bool:
         return any(self.tools.processes.alive(process) for process in self.record.processes)

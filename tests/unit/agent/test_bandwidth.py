@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 
 import pytest
@@ -46,13 +45,25 @@ def test_those_who_share_a_limit_wait_behind_each_other() -> None:
 def test_the_tightest_limit_counts_and_all_are_charged() -> None:
     clock, waited = Clock(), list[float]()
 
-    class Stop(threading.Event):
-        def wait(self, timeout: float | None = None) -> bool:
-            waited.append(timeout or 0.0)
-            return False
+    def wait(seconds: float) -> bool:
+        waited.append(seconds)
+        return False
 
     own, node = Bandwidth(RATE // 2, clock), Bandwidth(RATE, clock)
-    throttle((own, node), RATE, Stop())
-    throttle((node,), RATE, Stop())
-    throttle((), RATE, Stop())
-    assert waited == pytest.approx([2.0, 2.0])
+    throttle((own, node), RATE, wait)
+    assert sum(waited) == pytest.approx(2.0)
+    throttle((node,), RATE, wait)
+    assert sum(waited) == pytest.approx(4.0)
+    throttle((), RATE, wait)
+    assert sum(waited) == pytest.approx(4.0)
+
+
+def test_who_is_given_up_waits_no_longer() -> None:
+    waited = list[float]()
+
+    def wait(seconds: float) -> bool:
+        waited.append(seconds)
+        return len(waited) == 2
+
+    throttle((Bandwidth(1, Clock()),), 3600, wait)
+    assert len(waited) == 2

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from migration_agent.clearing import Clearing
 from migration_agent.places import Places
 from migration_agent.transport.store import HOME, StoreFailure
+from migration_agent.vault import Vault
 from migration_api.transport import SharedVolume
 from migration_api.wire import ProbeProblem, ProbeStep, Shipping, StoreAccess, StoreProbe
-from support.agent import SHIPPING
+from support.agent import SHIPPING, journal_at
 
 UID = "5f0c7c1e-0000-4000-8000-0000000000ff"
 CONTENT = "0123456789abcdef"
@@ -71,15 +73,55 @@ def test_what_cannot_be_used_is_said(tmp_path: Path) -> None:
     assert "is not there: mount it" in gone.message
 
 
-def test_the_end_of_one_clears_what_others_left_long_ago(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_end_of_one_clears_what_others_left_long_ago(tmp_path: Path) -> None:
     old, live, fresh = (f"5f0c7c1e-0000-4000-8000-00000000000{n}" for n in range(3))
     it = Places("a", (tmp_path,), leftover_seconds=3600)
     for uid in (UID, old, live, fresh):
         it.store(access(tmp_path), uid).put("chunk-1", b"")
     for uid in (old, live):
         os.utime(tmp_path / HOME / uid, (0, 0))
-    it.clear(access(tmp_path), UID, {live})
+    assert it.clear(access(tmp_path), UID, {live}) == (old,)
     assert {path.name for path in (tmp_path / HOME).iterdir()} == {live, fresh}
-    it.clear(access(tmp_path / "gone"), UID, ())
-    it.clear(access(Path("/etc")), UID, ())
-    assert "could not be removed" in caplog.text
+
+
+def vault_with(tmp_path: Path, volume: Path) -> Vault:
+    vault = Vault(journal_at(tmp_path).layout)
+    vault.keep(UID, SHIPPING.model_copy(update={"store": access(volume)}))
+    return vault
+
+
+def test_the_store_of_an_ended_migration_is_cleared_also_by_the_agent_s_next_life(tmp_path: Path) -> None:
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    it, vault = Places("a", (volume,)), vault_with(tmp_path, volume)
+    it.store(access(volume), UID).put("chunk-1", b"")
+    assert Clearing(vault, it, tuple).once()
+    assert (volume / HOME / UID).exists(), "it has not ended"
+    vault.wipe(UID)
+    assert vault.owing.is_set()
+    owed = Vault(vault.layout)
+    path = owed.layout.clearing(UID)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert SHIPPING.key.get_secret_value() not in path.read_text()
+    assert Clearing(owed, it, tuple).once()
+    assert list((volume / HOME).iterdir()) == []
+    assert owed.owed() == {}
+
+
+def test_a_store_that_is_away_is_cleared_later_and_one_that_is_refused_is_given_up(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vault, it = vault_with(tmp_path, tmp_path), Places("a", (tmp_path,))
+    vault.wipe(UID)
+
+    def away(*_: object) -> tuple[str, ...]:
+        raise StoreFailure("the store is away", passing=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Places, "clear", away)
+        assert not Clearing(vault, it, tuple).once()
+    assert set(vault.owed()) == {UID}
+    assert "the store is away" in caplog.text
+    assert Clearing(vault, Places("a"), tuple).once()
+    assert vault.owed() == {}
+    assert "allowedPaths" in caplog.text

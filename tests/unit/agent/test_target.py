@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import base64
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,14 +18,16 @@ from migration_agent.processes import Processes, ProcessRef
 from migration_agent.source import SourceSide
 from migration_agent.target import TargetSide, TargetTools
 from migration_agent.ticket import Ticket, Tickets, TicketState
+from migration_agent.transport.chunks import Record, Seal, packed
 from migration_agent.transport.frames import Question
-from migration_agent.transport.manifest import EntryDigest, combined
+from migration_agent.transport.manifest import ManifestEntry
 from migration_agent.vault import Vault
 from migration_api.migration import Decision, Outcome
 from migration_api.wire import TargetState
 from support.agent import (
     MIGRATION,
     SECOND,
+    SHIPPING,
     TARGET_POD,
     Cluster,
     FakeClock,
@@ -55,14 +57,17 @@ class World:
         self.tickets = Tickets(self.journal.layout)
         self.registers = FakeRegisters(self.cluster)
         self.vault = Vault(self.journal.layout)
+        self.vault.keep(MIGRATION, SHIPPING)
 
-    def receive(self) -> tuple[EntryDigest, ...]:
+    def receive(self) -> tuple[ManifestEntry, ...]:
         """Put a checkpoint where the transfer puts it."""
         directory = self.journal.layout.images(MIGRATION)
         (directory / "main/images").mkdir(parents=True)
         (directory / "main/images/inventory.img").write_bytes(b"data")
-        digest = combined([hashlib.sha256(b"data").digest()])
-        return (EntryDigest(path="main/images/inventory.img", size=4, sha256=digest),)
+        nonce = bytes(12)
+        record = Record(nonce, Seal(SHIPPING.key_bytes, MIGRATION).digest(nonce, b"data"))
+        chunks = base64.b64encode(packed([record])).decode()
+        return (ManifestEntry(path="main/images/inventory.img", size=4, chunks=chunks),)
 
     def agent(self) -> TargetSide:
         """Begin a life of the agent."""

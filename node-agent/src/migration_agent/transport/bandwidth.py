@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+_SLICE_SECONDS = 0.5
 _BURST_SECONDS = 0.25
 """What was not used for so long may be used at once; more would make the limit a mean over minutes."""
 
@@ -36,8 +37,14 @@ class Bandwidth:
             return max(0.0, -self._level / self.bytes_per_second)
 
 
-def throttle(limits: Iterable[Bandwidth], count: int, stop: threading.Event) -> None:
-    """Wait until `count` bytes may be sent under all limits, or until `stop` is set."""
-    seconds = max((limit.take(count) for limit in limits), default=0.0)
-    if seconds:
-        stop.wait(seconds)
+def throttle(limits: Iterable[Bandwidth], count: int, wait: Callable[[float], bool]) -> None:
+    """Return when `count` bytes may be sent under all limits.
+
+    Args:
+        limits: those that count.
+        count: what is to be sent, in bytes.
+        wait: waits for so many seconds, and returns True when the sending was given up; then this returns at once.
+    """
+    left = max((limit.take(count) for limit in limits), default=0.0)
+    while left > 0 and not wait(min(left, _SLICE_SECONDS)):
+        left -= _SLICE_SECONDS

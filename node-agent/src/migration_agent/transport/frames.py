@@ -7,13 +7,15 @@ from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
-from migration_agent.transport.manifest import CHUNK_BYTES, ENTRIES_MAX, EntryDigest, Sha256
+from migration_agent.transport.chunks import CHUNK_BYTES_MAX, INDEX_MAX
+from migration_agent.transport.manifest import MANIFEST_BYTES
 from migration_api.base import Model
 from migration_api.migration import Uid
 
 FRAME_BYTES = 64 * 1024
-END_BYTES = 16 * 1024 * 1024
-"""The last frame of a checkpoint lists all its entries."""
+HAVE_BYTES = MANIFEST_BYTES
+"""The answer to `send` lists the chunks that are there already."""
+STREAMS_MAX = 8
 
 _LENGTH_BYTES = 4
 
@@ -31,35 +33,19 @@ class Question(Model):
     """`settle`: an undecided target shall destroy its ticket when it can."""
     settled: bool = False
     """`settle`: the source's agent knows the end and will not ask again: the target may forget."""
-    entries: Annotated[int, Field(ge=0, le=ENTRIES_MAX)] = 0
-    """`send`: how many entries follow."""
-    bytes: Annotated[int, Field(ge=0)] = 0
-    """`send`: how many bytes they have together."""
+    chunk_bytes: Annotated[int, Field(ge=0, le=CHUNK_BYTES_MAX)] = 0
+    """`send`: how large the chunks are."""
+    streams: Annotated[int, Field(ge=0, le=STREAMS_MAX)] = 0
+    """`send`: how many data connections the chunks come on; none when they lie in a store."""
 
 
-class EntryFrame(Model):
-    """Announces one file."""
+class Held(Model):
+    """Chunks of one entry, one after another, that a target has."""
 
     entry: str
-    size: Annotated[int, Field(ge=0)]
-    mode: int
-
-
-class ChunkFrame(Model):
-    """Announces one chunk of the file."""
-
-    chunk: Annotated[int, Field(ge=1, le=CHUNK_BYTES)]
-    sha256: Sha256
-
-
-class SendFrame(Model):
-    """What may follow between two files: the next one, or the end of all."""
-
-    entry: str | None = None
-    size: Annotated[int, Field(ge=0)] = 0
-    mode: int = 0
-    end: bool = False
-    entries: Annotated[tuple[EntryDigest, ...], Field(max_length=ENTRIES_MAX)] = ()
+    first: Annotated[int, Field(ge=0, le=INDEX_MAX)]
+    records: str
+    """As in a manifest."""
 
 
 class Answer(Model):
@@ -69,6 +55,27 @@ class Answer(Model):
     state: str | None = None
     intact: bool | None = None
     error: Annotated[str, Field(max_length=32768)] | None = None
+    again: bool = False
+    """With `error`: it may be otherwise in a moment."""
+    complete: bool = False
+    """`send`: all of it was received and verified before."""
+    tokens: Annotated[tuple[str, ...], Field(max_length=STREAMS_MAX)] = ()
+    """`send`: each opens one data connection, once."""
+    have: Annotated[tuple[Held, ...], Field(max_length=1 << 20)] = ()
+    """`send`: what need not be sent again."""
+
+
+class Frame(Model):
+    """What the source says while chunks travel; one with nothing set only keeps the connection alive."""
+
+    entry: Annotated[str, Field(max_length=512)] | None = None
+    """Chunks of this entry may come from now on."""
+    blob: Annotated[str, Field(max_length=128)] | None = None
+    """This sealed chunk lies in the store."""
+    expected: Annotated[int, Field(ge=0)] | None = None
+    """How many bytes the checkpoint has; may grow while it is made."""
+    manifest: Annotated[int, Field(ge=1, le=MANIFEST_BYTES)] | None = None
+    """All chunks are on their way: the sealed manifest follows, that many bytes."""
 
 
 FrameT = TypeVar("FrameT", bound=BaseModel)
@@ -76,7 +83,7 @@ FrameT = TypeVar("FrameT", bound=BaseModel)
 
 def write_frame(connection: socket.socket, frame: Model) -> None:
     """Send one frame."""
-    content = frame.model_dump_json(by_alias=True, exclude_none=True).encode()
+    content = frame.model_dump_json(by_alias=True, exclude_none=True, exclude_defaults=True).encode()
     connection.sendall(len(content).to_bytes(_LENGTH_BYTES, "big") + content)
 
 

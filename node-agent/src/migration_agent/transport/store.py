@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Protocol
+
+from migration_api.wire import Shipping
 
 HOME = "container-migration"
 """Below it everything of ours lies: HOME/MIGRATION-UID/BLOB. Nothing else in a store is ever listed or removed."""
@@ -66,6 +69,15 @@ class Place(Protocol):
             seconds: how long nothing must have been written for a migration.
         """
         ...
+
+
+StoreOf = Callable[[str, Shipping], "Store | None"]
+"""Returns the store of a migration, by its UID; None when its chunks travel from agent to agent."""
+
+
+def no_store(_migration: str, _shipping: Shipping) -> Store | None:
+    """Return None: `StoreOf` of an agent that knows no stores."""
+    return None
 
 
 def checked_name(name: str) -> str:

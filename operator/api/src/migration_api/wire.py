@@ -233,7 +233,13 @@ class SourceReport(Model):
     """The containers still exist; a frozen source may be killed by others."""
     freeze_budget_left_seconds: float | None = None
     bytes_total: Bytes | None = None
+    """Of the checkpoint; an estimate that grows until the dump is complete."""
     bytes_sent: Bytes = 0
+    """Those that the target has, or that are on their way to it."""
+    chunks_sent: Annotated[int, Field(ge=0)] = 0
+    """Over all connections of this life of the agent."""
+    chunks_resumed: Annotated[int, Field(ge=0)] = 0
+    """Those that the latest connection found at the target already."""
     frozen_at: Time | None = None
     dumped_at: Time | None = None
     sent_at: Time | None = None

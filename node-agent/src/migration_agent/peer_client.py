@@ -1,0 +1,153 @@
+"""Asking other nodes' agents: mutual TLS over blocking sockets in threads (docs/protocol.md, section 6)."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import ssl
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager
+
+from migration_agent.ports import GaveUp, PeerState, PeerUnreachable, Sending, Stop, TransferFailed
+from migration_agent.transport.bandwidth import Bandwidth
+from migration_agent.transport.chunks import CHUNK_BYTES, FormatError
+from migration_agent.transport.frames import HAVE_BYTES, Answer, FrameError, Question, read_frame, write_frame
+from migration_agent.transport.sender import Lane, Sender, StoreLane, StreamLane
+from migration_agent.transport.store import StoreFailure, StoreOf, no_store
+from migration_agent.transport.streams import STREAM_HELLO, STREAMS
+from migration_agent.trust import Peer, Trust, Untrusted
+
+log = logging.getLogger(__name__)
+
+_CONNECT_SECONDS = 5.0
+_DATA_SECONDS = 30.0
+_SETTLE_SECONDS = 15.0
+_PAUSES_SECONDS = (0.3, 1.0)
+_AGAIN_SECONDS = 0.5
+_STORE_LANES = 4
+
+
+class PeerClient:
+    """Asks other agents; implements `ports.Peers`."""
+
+    def __init__(self, trust: Trust, store_of: StoreOf = no_store, *, limit: Bandwidth | None = None) -> None:
+        """`limit`: what this node may send for all migrations together."""
+        self._trust = trust
+        self._store_of = store_of
+        self._limit = limit
+
+    def send(self, sending: Sending) -> None:
+        """Send a checkpoint. See `Peers`."""
+        own = sending.shipping.bytes_per_second
+        limits = [limit for limit in (Bandwidth(own) if own else None, self._limit) if limit]
+        while True:
+            try:
+                answer = self._attempt(sending, limits)
+            except (OSError, FrameError, Untrusted) as error:
+                trouble = f"the agent of node {sending.node} cannot be sent to: {error}"
+            except (FormatError, StoreFailure) as error:
+                raise TransferFailed(f"the checkpoint cannot be sent: {error}") from error
+            else:
+                if answer.ok:
+                    return
+                if not answer.again:
+                    raise TransferFailed(answer.error or "the peer did not accept it")
+                trouble = f"node {sending.node}: {answer.error}"
+            if sending.stop.is_set():
+                raise GaveUp
+            log.warning("migration %s: %s; what is missing is sent again", sending.migration, trouble)
+            sending.progress.trouble = trouble
+            if sending.stop.wait(_AGAIN_SECONDS):
+                raise GaveUp
+            self._trust.refresh()
+
+    def settle(self, node: str, migration: str, *, promise: bool, settled: bool = False) -> PeerState:
+        """Ask the target what became of it. See `Peers`."""
+        question = Question(op="settle", migration=migration, promise=promise, settled=settled)
+        answer = self._asked(node, question)
+        try:
+            return PeerState(answer.state or "")
+        except ValueError:
+            raise PeerUnreachable(f"node {node} answered: {answer.error or answer.state}") from None
+
+    def intact(self, node: str, migration: str) -> bool:
+        """Ask the source whether it could go on. See `Peers`."""
+        answer = self._asked(node, Question(op="intact", migration=migration))
+        if answer.intact is None:
+            raise PeerUnreachable(f"node {node} answered: {answer.error}")
+        return answer.intact
+
+    def _attempt(self, sending: Sending, limits: Sequence[Bandwidth]) -> Answer:
+        """Send what the peer does not have and return its last word."""
+        store = self._store_of(sending.migration, sending.shipping)
+        question = Question(
+            op="send",
+            migration=sending.migration,
+            chunk_bytes=CHUNK_BYTES,
+            streams=0 if store is not None else STREAMS,
+        )
+        with self._connect(sending.node) as control, sending.stop.guarding(control), ExitStack() as streams:
+            control.settimeout(_DATA_SECONDS)
+            write_frame(control, question)
+            answer = read_frame(control, Answer, HAVE_BYTES)
+            if not answer.ok or answer.complete:
+                return answer
+
+            def lanes(tell: Callable[[str], None]) -> list[Lane]:
+                if store is not None:
+                    return [StoreLane(store, sending, tell) for _ in range(_STORE_LANES)]
+                if len(answer.tokens) != STREAMS:
+                    raise FrameError(f"{len(answer.tokens)} streams were granted, not {STREAMS}")
+                opened = (self._stream(sending.node, token, sending.stop) for token in answer.tokens)
+                return [StreamLane(streams.enter_context(stream)) for stream in opened]
+
+            return Sender(control, sending, answer, lanes, store, limits).run()
+
+    @contextmanager
+    def _stream(self, node: str, token: str, stop: Stop) -> Generator[socket.socket]:
+        """Open a data connection: in the clear, since what travels there is sealed; the token says whose it is."""
+        address = self._peer(node).address
+        with socket.create_connection(address, timeout=_CONNECT_SECONDS) as plain, stop.guarding(plain):
+            plain.settimeout(_DATA_SECONDS)
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            plain.sendall(STREAM_HELLO + bytes.fromhex(token))
+            yield plain
+
+    def _asked(self, node: str, question: Question) -> Answer:
+        """Connect, ask, and return the answer.
+
+        It is tried again with a fresh list of agents: the peer may have moved, or may not have known us yet.
+        """
+        for pause in (*_PAUSES_SECONDS, None):
+            try:
+                with self._connect(node) as connection:
+                    connection.settimeout(_SETTLE_SECONDS)
+                    write_frame(connection, question)
+                    return read_frame(connection, Answer)
+            except (OSError, FrameError, Untrusted) as error:
+                if pause is None or isinstance(error, TimeoutError):
+                    raise PeerUnreachable(f"the agent of node {node} cannot be asked: {error}") from error
+                time.sleep(pause)
+                self._trust.refresh()
+        raise AssertionError("the last pause is None")
+
+    def _peer(self, node: str) -> Peer:
+        peer = self._trust.peer(node)
+        if peer is None:
+            raise Untrusted(f"there is no MigrationNode {node} with endpoint and certificate")
+        return peer
+
+    def _connect(self, node: str) -> ssl.SSLSocket:
+        peer = self._peer(node)
+        plain = socket.create_connection(peer.address, timeout=_CONNECT_SECONDS)
+        try:
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection = self._trust.context(server=False).wrap_socket(plain)
+        except BaseException:
+            plain.close()
+            raise
+        if self._trust.node_of(connection) != node:
+            connection.close()
+            raise Untrusted(f"another node's agent answers at {peer.endpoint}")
+        return connection
