@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from datetime import datetime
 from itertools import pairwise
 
@@ -300,11 +301,13 @@ KILL_WHEN_HELD = """
 f=/var/lib/container-migration/tickets/{pod}/one.tree
 for i in $(seq 3000); do
   if [ -e "$f" ]; then
-    pid=$(sed 's/.*"initPID":\\([0-9]*\\).*/\\1/' "$f"); kill -9 "$pid" && echo killed; exit
+    pid=$({victim}); kill -9 "$pid" && echo killed; exit
   fi
   sleep 0.02
 done
 """
+HELD_TREE = """sed 's/.*"initPID":\\([0-9]*\\).*/\\1/' "$f\""""
+CONTAINERD = "systemctl show --property=MainPID --value containerd"
 
 
 @pytest.mark.usefixtures("clean_nodes")
@@ -315,11 +318,38 @@ def test_killing_one_held_tree_loses_all_and_the_source_goes_on(several: Several
     wait_for("the memory to be filled", lambda: "ready" in several.log("heavy", "ballast"), seconds=60)
     migrations.start("move", "heavy", target={"nodeName": target})
     pod = wait_for("the target pod", lambda: _target_uid(migrations), seconds=60)
-    assert on_node(several.kubectl, target, KILL_WHEN_HELD.format(pod=pod), timeout=90).strip() == "killed"
+    assert (
+        on_node(several.kubectl, target, KILL_WHEN_HELD.format(pod=pod, victim=HELD_TREE), timeout=90).strip()
+        == "killed"
+    )
     done = migrations.finished("move")
     assert done["status"]["decision"] == "Abort", "it was committed before the kill; give it more to restore"
     assert condition(done, "Succeeded")["reason"] == "RolledBack"
     goes_on(several, "heavy", ("one", "ballast"))
+
+
+@pytest.mark.usefixtures("clean_nodes")
+def test_containerd_killed_while_one_is_held(several: Several, nodes: tuple[str, str]) -> None:
+    """Who was cut off at the gate comes again and is restored, or all go back. Never some of them."""
+    migrations, (source, target) = several.migrations, nodes
+    migrations.run_pod(with_ballast("heavy", migrations.namespace, source))
+    wait_for("the memory to be filled", lambda: "ready" in several.log("heavy", "ballast"), seconds=60)
+    logs = follow(several, "heavy", ("one", "ballast"))
+    migrations.start("move", "heavy", target={"nodeName": target}, freezeBudgetSeconds=60)
+    pod = wait_for("the target pod", lambda: _target_uid(migrations), seconds=60)
+    kill = KILL_WHEN_HELD.format(pod=pod, victim=CONTAINERD)
+    file = f"/tmp/killed-{pod}"  # whoever asks through containerd loses the connection with it
+    on_node(several.kubectl, target, f"setsid sh -c {shlex.quote(kill)} >{file} 2>&1 </dev/null &")
+    done = migrations.finished("move", seconds=200)
+    assert on_node(several.kubectl, target, f"cat {file}; rm {file}").strip() == "killed"
+    if condition(done, "Succeeded")["status"] == "True":
+        moved = target_of(done)
+        migrations.running(moved)
+        no_gap(several, logs, moved)
+        assert several.restarts(moved)["one"] == 0  # the kubelet counts a `create` that was cut off as a restart
+    else:
+        assert condition(done, "Succeeded")["reason"] == "RolledBack"
+        goes_on(several, "heavy", ("one", "ballast"))
 
 
 def _target_uid(migrations: Migrations) -> str | None:

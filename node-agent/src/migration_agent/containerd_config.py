@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,24 +17,29 @@ POD_ANNOTATIONS = f"{GROUP}/*"
 """What the handler must pass through to the interposer: the mark of a target pod."""
 
 _INTERPOSER = f"{INSTALL_DIR}/bin/runc-migratable"
-_PLUGINS = {2: "io.containerd.grpc.v1.cri", 3: "io.containerd.cri.v1.runtime"}
-"""The name of the CRI plugin by the version of the configuration format; a file may use either."""
+_PLUGIN_V2 = "io.containerd.grpc.v1.cri"
+_PLUGIN = "io.containerd.cri.v1.runtime"
+"""The name of the CRI plugin since version 3 of the configuration format; files of several versions may be mixed."""
 
+_VERSION_2 = 2
 _MAX_FILES = 64
 
 Table = Mapping[str, object]
 
 
 @dataclass(frozen=True)
-class _Loaded:
+class Configuration:
+    """containerd's files as they lie on the disk."""
+
     files: tuple[Table, ...]
     """The main file first, then its imports."""
     unreadable: tuple[str, ...]
+    """A sentence for each file that could not be read."""
 
 
 def handler_problems(host: Host) -> tuple[str, ...]:
     """Return a sentence for everything that is wrong with the handler's registration; empty when it is right."""
-    loaded = _load(host)
+    loaded = load(host)
     handlers = _runtimes(loaded, RUNTIME_HANDLER)
     if not handlers:
         return (
@@ -56,38 +62,47 @@ def handler_problems(host: Host) -> tuple[str, ...]:
     return tuple(f"{sentence} Change it in containerd's configuration and restart containerd." for sentence in found)
 
 
+def is_defined(configuration: Configuration) -> bool:
+    """Say whether any file defines the handler, rightly or not."""
+    return bool(_runtimes(configuration, RUNTIME_HANDLER))
+
+
 def snippet(files: tuple[Table, ...]) -> str:
     """Return the lines that register the handler, in the format that the main file uses and like its runc handler."""
     version = files[0].get("version") if files else None
-    plugin = _PLUGINS[version if version in (2, 3) else 3]
-    runtimes = _runtimes(_Loaded(files, ()), "runc")
-    systemd = bool(runtimes and _table(runtimes[-1], "options").get("SystemdCgroup", False))
-    quote = "'" if plugin == _PLUGINS[3] else '"'
-    section = f"[plugins.{quote}{plugin}{quote}.containerd.runtimes.{RUNTIME_HANDLER}"
-    return "\n".join(
-        [
-            f"{section}]",
-            '  runtime_type = "io.containerd.runc.v2"',
-            f'  pod_annotations = ["{POD_ANNOTATIONS}"]',
-            f"  {section}.options]",
-            f'    BinaryName = "{_INTERPOSER}"',
-            f"    SystemdCgroup = {str(systemd).lower()}",
-        ]
-    )
+    plugin = f'"{_PLUGIN_V2}"' if version == _VERSION_2 else f"'{_PLUGIN}'"
+    runc: dict[str, object] = {"runtime_type": "io.containerd.runc.v2"}
+    options: dict[str, object] = {"SystemdCgroup": False}
+    for definition in _runtimes(Configuration(files, ()), "runc"):
+        runc |= definition
+        options |= _table(definition, "options")
+    runc |= {"pod_annotations": [*_strings(runc.get("pod_annotations")), POD_ANNOTATIONS]}
+    options |= {"BinaryName": _INTERPOSER}
+    section = f"[plugins.{plugin}.containerd.runtimes.{RUNTIME_HANDLER}"
+    return "\n".join([f"{section}]", *_lines(runc, "  "), f"  {section}.options]", *_lines(options, "    ")])
 
 
-def _runtimes(loaded: _Loaded, name: str) -> list[Table]:
+def _lines(table: Table, indent: str) -> list[str]:
+    """Return the plain values of a table as TOML; what JSON writes of strings, numbers, booleans and lists is TOML."""
+    return [f"{indent}{key} = {json.dumps(table[key])}" for key in sorted(table) if not isinstance(table[key], dict)]
+
+
+def _strings(value: object) -> list[str]:
+    return [str(item) for item in cast("list[object]", value)] if isinstance(value, list) else []
+
+
+def _runtimes(loaded: Configuration, name: str) -> list[Table]:
     """Return every definition of a runtime handler, in the order in which the files are read."""
     found: list[Table] = []
     for file in loaded.files:
-        for plugin in _PLUGINS.values():
+        for plugin in (_PLUGIN_V2, _PLUGIN):
             runtimes = _table(_table(_table(_table(file, "plugins"), plugin), "containerd"), "runtimes")
             if name in runtimes:
                 found.append(_table(runtimes, name))
     return found
 
 
-def _load(host: Host) -> _Loaded:
+def load(host: Host) -> Configuration:
     """Read the main configuration and the files that its `imports` name, once each."""
     files: list[Table] = []
     unreadable: list[str] = []
@@ -105,7 +120,7 @@ def _load(host: Host) -> _Loaded:
             continue
         files.append(table)
         waiting.extend(_imports(host, table, PurePosixPath(path).parent))
-    return _Loaded(tuple(files), tuple(unreadable))
+    return Configuration(tuple(files), tuple(unreadable))
 
 
 def _imports(host: Host, table: Table, directory: PurePosixPath) -> Iterator[str]:

@@ -22,6 +22,7 @@ from migration_agent.freezer import Freezer
 from migration_agent.gate import Gates
 from migration_agent.gate_desk import GateDesk
 from migration_agent.gate_server import GateServer
+from migration_agent.handler_registration import HandlerRegistration
 from migration_agent.host import Host
 from migration_agent.install import InstallFailure, install
 from migration_agent.journal import Journal, SourceRecord, TargetRecord
@@ -131,7 +132,6 @@ async def serve(settings: Settings) -> None:
     host, layout = Host(), Layout()
     await asyncio.to_thread(layout.prepare)
     install_problem = await asyncio.to_thread(_install, host)
-    features = await asyncio.to_thread(kernel_features, host)
 
     def certificate() -> str:
         return ensure_certificate(layout.certificate, layout.key, settings.node, settings.address)
@@ -161,9 +161,7 @@ async def serve(settings: Settings) -> None:
     async def post_dump(migration: str, container: str) -> bool:
         return await asyncio.to_thread(broker.arrived, migration, container) is Answer.DONE
 
-    def look() -> tuple[NodeFacts, tuple[str, ...]]:
-        facts = node_facts(host, features)
-        return facts, (*install_problem, *problems(facts, host))
+    look = await asyncio.to_thread(_look, settings, host, layout, migrations, install_problem)
 
     gate_server = GateServer(layout.socket, gates, GateDesk(tickets, migrations.target_of), sides.processes, post_dump)
     peer_server = PeerServer(trust, PeerBridge(migrations, loop), settings.address, settings.peer_port)
@@ -200,6 +198,21 @@ async def serve(settings: Settings) -> None:
     await migrations.stop()
     await gate_server.stop()
     await api.close()
+
+
+def _look(
+    settings: Settings, host: Host, layout: Layout, migrations: Migrations, install_problem: tuple[str, ...]
+) -> Callable[[], tuple[NodeFacts, tuple[str, ...]]]:
+    """Return what looks at the node, in a thread: its facts and problems. The handler is registered on the way."""
+    registration = HandlerRegistration(host, layout.state) if settings.register_handler else None
+    features = kernel_features(host)
+
+    def look() -> tuple[NodeFacts, tuple[str, ...]]:
+        unregistered = registration.ensure() if registration and migrations.idle() and not install_problem else None
+        facts = node_facts(host, features)
+        return facts, (*install_problem, *([unregistered] if unregistered else []), *problems(facts, host))
+
+    return look
 
 
 def _install(host: Host) -> tuple[str, ...]:

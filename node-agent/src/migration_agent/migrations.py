@@ -261,6 +261,10 @@ class Migrations:
             raise Refused(f"the target of this migration is not node {peer}")
         return await entry.source.intact()
 
+    def idle(self) -> bool:
+        """Say whether no migration is under way here; may be called in any thread."""
+        return all(entry.settled for entry in list(self._entries.values())) and not self._damaged
+
     def frozen_containers(self) -> int:
         """Count the containers that stand still here; may be called in any thread."""
         sources = [entry.source for entry in list(self._entries.values()) if entry.source is not None]

@@ -20,6 +20,8 @@ class Settings:
     """The pod's IP address; with hostNetwork the node's."""
     operator_account: str
     """The only user that may ask this agent for anything."""
+    register_handler: bool = False
+    """Whether the agent may register the runtime handler with containerd, and restart it for that."""
     api_port: int = 9443
     peer_port: int = 9444
     metrics_port: int = 9445
@@ -28,7 +30,9 @@ class Settings:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Settings:
-        """Read NODE_NAME, POD_IP, NAMESPACE and, when set, OPERATOR_ACCOUNT and the ports (API_, PEER_, METRICS_PORT).
+        """Read NODE_NAME, POD_IP, NAMESPACE and, when set, OPERATOR_ACCOUNT, REGISTER_HANDLER and the ports.
+
+        Those are API_PORT, PEER_PORT and METRICS_PORT.
 
         Raises:
             SettingsError: one is missing or wrong.
@@ -56,6 +60,7 @@ class Settings:
             node=required("NODE_NAME"),
             address=address,
             operator_account=environ.get("OPERATOR_ACCOUNT") or account,
+            register_handler=environ.get("REGISTER_HANDLER") == "true",
             api_port=port("API_PORT", cls.api_port),
             peer_port=port("PEER_PORT", cls.peer_port),
             metrics_port=port("METRICS_PORT", cls.metrics_port),

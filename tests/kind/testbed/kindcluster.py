@@ -52,13 +52,6 @@ containerdConfigPatches:
     restrict_oom_score_adj = {restrict_oom_score_adj}
   [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
     SystemdCgroup = {systemd_cgroup}
-  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.migratable]
-    runtime_type = "io.containerd.runc.v2"
-    base_runtime_spec = "/etc/containerd/cri-base.json"
-    pod_annotations = ["containermigration.io/*"]
-    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.migratable.options]
-      BinaryName = "/opt/container-migration/bin/runc-migratable"
-      SystemdCgroup = {systemd_cgroup}
 nodes:
 """
 """Plugin names are those of configuration version 2, in which kind writes the file that this is merged into.

@@ -110,8 +110,11 @@ def test_the_environment_that_the_parts_read(render: Render) -> None:
         "POD_IP": "status.podIP",
         "NAMESPACE": "metadata.namespace",
         "OPERATOR_ACCOUNT": "system:serviceaccount:elsewhere:container-migration-operator",
+        "REGISTER_HANDLER": "false",
         "LOG_LEVEL": "debug",
     }
+    allowed = container(render("agent.registerHandler=true"), "agent")
+    assert environment(allowed)["REGISTER_HANDLER"] == "true"
     for component in ("operator", "agent"):
         assert pod_spec(manifests, component)["serviceAccountName"] == f"container-migration-{component}"
 
