@@ -82,7 +82,7 @@ def test_sending_begins_again_only_with_a_complete_dump_that_can_still_count() -
         if next_source_step(it) is SourceStep.SEND:
             assert it.state is SourceState.DUMPED, it
             assert it.verdict in {Verdict.UNDECIDED, Verdict.UNREACHABLE}, it
-            assert not (it.working or it.failed or it.expired or it.running), it
+            assert not any((it.working, it.failed, it.expired, it.running)), it
 
 
 def test_nothing_is_frozen_or_set_running_after_the_end() -> None:
@@ -131,7 +131,7 @@ def test_a_container_that_somebody_set_running_is_paused_again() -> None:
         (SourceObservation(SENT, Verdict.UNDECIDED, alive=False, expired=True), Reason.SOURCE_LOST),
         (SourceObservation(FROZEN, Verdict.UNDECIDED, interrupted=True), Reason.AGENT_RESTARTED),
         (SourceObservation(SENT, Verdict.UNDECIDED, interrupted=True), None),
-        (SourceObservation(SourceState.DUMPED, Verdict.UNDECIDED, interrupted=True), None),
+        (SourceObservation(SourceState.DUMPED, Verdict.UNDECIDED, interrupted=True, working=True), None),
         (SourceObservation(SENT, Verdict.UNDECIDED, expired=True), Reason.FREEZE_BUDGET_EXCEEDED),
         (SourceObservation(SENT, Verdict.UNDECIDED, wanted=False), Reason.ABORT_REQUESTED),
     ],

@@ -56,8 +56,11 @@ class Workspace:
         """How long each file was in the beginning: beyond it all is a hole still."""
         self._make_directories()
         self._load()
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW
         self._receipts = os.open(self.directory / _RECEIPTS, flags, ENTRY_MODE)
+        for path, chunks in self._kept.items():
+            for index, receipt in chunks.items():
+                os.write(self._receipts, _line(path, index, receipt))
 
     def close(self) -> None:
         os.close(self._receipts)
