@@ -211,7 +211,8 @@ def _freeze(case: _Case) -> Iterator[Problem]:
             )
         return
     memory = _memory(case)
-    estimate = FREEZE_BASE_SECONDS + memory / FREEZE_BYTES_PER_SECOND
+    limit = case.facts.transport.transport.bytes_per_second if case.facts.transport else None
+    estimate = FREEZE_BASE_SECONDS + memory / min(FREEZE_BYTES_PER_SECOND, limit or FREEZE_BYTES_PER_SECOND)
     budget = effective_freeze_budget(case.migration.spec.freeze_budget_seconds, case.pod)
     seconds, why = budget.seconds, budget.limited_by
     if seconds > FREEZE_LIMIT_SECONDS:

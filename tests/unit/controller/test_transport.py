@@ -134,6 +134,13 @@ def test_i8_each_finding_has_its_reason(facts: TransportFacts, reason: Why, what
     assert problem.message.endswith(f"{reason.remedy}.")
 
 
+def test_a_bandwidth_limit_counts_for_how_long_it_stands_still() -> None:
+    """64 MiB at 1 MiB/s take longer than the freeze budget of 30 s."""
+    limited = Transport(type=TransportType.DIRECT, bytes_per_second=1024 * 1024)
+    facts = preflight_facts(transport=TransportFacts(limited, RULES))
+    assert [p.reason for p in problems(migration(), facts, NOW)] == [Why.FREEZE_TOO_LONG]
+
+
 def test_when_the_scheduler_picks_one_node_that_can_use_the_store_is_enough() -> None:
     targets = (StoreAnswer("b", BROKEN), StoreAnswer("c", FINE), StoreAnswer("d", ASTRAY))
     assert found(TransportFacts(VOLUME, RULES, source=StoreAnswer("a", FINE), targets=targets)) == []
