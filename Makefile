@@ -116,6 +116,10 @@ bench-interposer: $(SYNCED) ## what the interposer adds to a call of runc (RUNC=
 bench-idle: $(SYNCED) ## memory and processor time of operator and agents when nothing happens, over a minute
 	PYTHONPATH=tests $(TESTBED) exec -- $(BIN)/python -m bench.idle
 
+.PHONY: bench-transfer
+bench-transfer: $(SYNCED) ## how fast a checkpoint moves between two nodes, beside sendfile and TLS; writes docs/benchmarks
+	PYTHONPATH=tests $(TESTBED) exec -- $(BIN)/python -m bench.transfer $(BENCH_ARGS)
+
 .PHONY: clean
 clean: ## remove the Python environments and build results of this checkout
 	rm -rf .venv .tools build

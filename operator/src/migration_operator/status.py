@@ -7,6 +7,7 @@ Registers and identities are none of this module's business.
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from math import ceil
 from typing import Literal
 
 from migration_api.conditions import Condition, ConditionType, Reason, condition
@@ -59,10 +60,25 @@ def _phase(step: Step) -> str:
 
 
 def _progress(o: Observation) -> Progress:
-    old = o.migration.status.progress
-    total = o.source.bytes_total if o.source and o.source.bytes_total is not None else old.bytes_total
-    done = max(o.target.bytes_received if o.target else 0, old.bytes_done or 0)
-    return Progress(bytes_total=total, bytes_done=done or None)
+    """Keep what is known when an agent has forgotten it; the rate changes only with the bytes."""
+    old, source, target = o.migration.status.progress, o.source, o.target
+    total = source.bytes_total if source and source.bytes_total is not None else old.bytes_total
+    done = max(target.bytes_received if target else 0, old.bytes_done or 0) or None
+    began = source.frozen_at if source else None
+    rate, left = old.bytes_per_second, None
+    if done is not None and began is not None and done != old.bytes_done:
+        seconds = ((target and target.received_at) or o.now) - began
+        rate = int(done / max(seconds.total_seconds(), 0.001))
+    if done is not None and total is not None and rate and done < total:
+        left = ceil((total - done) / rate)
+    return Progress(
+        bytes_total=total,
+        bytes_done=done,
+        bytes_per_second=rate,
+        seconds_left=left,
+        chunks_sent=source.chunks_sent or old.chunks_sent if source else old.chunks_sent,
+        chunks_resumed=source.chunks_resumed or old.chunks_resumed if source else old.chunks_resumed,
+    )
 
 
 def _timings(o: Observation, step: Step) -> Timings:

@@ -133,6 +133,22 @@ def test_what_was_passed_stays_passed_when_an_agent_forgets() -> None:
     assert second.progress.bytes_done == 7
 
 
+def test_progress_has_rate_and_time_left_and_changes_only_with_the_bytes() -> None:
+    of = migration(status=begun())
+    step = Step(Action.WAIT, Reason.RESTORING, "m")
+    source = SourceReport(state=SourceState.DUMPED, frozen_at=NOW, bytes_total=1000, chunks_sent=3, chunks_resumed=2)
+    some = TargetReport(state=TargetState.RECEIVING, bytes_received=400)
+    first = report(observation(of, at=LATER - timedelta(seconds=1), source=source, target=some), step)
+    progress = first.progress
+    assert (progress.bytes_per_second, progress.seconds_left) == (100, 6)
+    assert (progress.chunks_sent, progress.chunks_resumed) == (3, 2)
+    assert report(observation(after(of, first), at=LATER, source=source, target=some), step).progress == progress
+    whole = TargetReport(state=TargetState.RECEIVED, bytes_received=1000, received_at=LATER)
+    last = report(observation(after(of, first), at=LATER + timedelta(hours=1), source=source, target=whole), step)
+    assert (last.progress.bytes_per_second, last.progress.seconds_left) == (200, None)
+    assert report(observation(after(of, last)), step).progress == last.progress, "the agents have forgotten"
+
+
 def test_giving_up_says_why_at_the_step_that_was_not_passed() -> None:
     of = migration(status=begun())
     dumped = SourceReport(state=SourceState.DUMPED, dumped_at=NOW)

@@ -139,6 +139,14 @@ class Progress(Model):
     """Size of the checkpoint, in bytes."""
     bytes_done: Bytes | None = None
     """Bytes that have arrived verified at the target."""
+    bytes_per_second: Bytes | None = None
+    """The mean since the freeze, in which the transfer begins."""
+    seconds_left: Annotated[int, Field(ge=0)] | None = None
+    """Until the transfer is complete, at that rate; absent when it is, or when nobody can say."""
+    chunks_sent: Annotated[int, Field(ge=0)] | None = None
+    """Pieces of the checkpoint that were sent, since the source's agent was started last."""
+    chunks_resumed: Annotated[int, Field(ge=0)] | None = None
+    """Pieces that were not sent again after a connection broke or an agent was restarted."""
 
 
 class Timings(Model):

@@ -1,0 +1,222 @@
+"""One end of a transfer that is measured; runs inside an agent's pod, which has the agent's own code: `transfer.py`.
+
+    transfer_end.py make CONTENT MEBIBYTES            write a checkpoint of that content
+    transfer_end.py receive METHOD                    print one JSON line when listening, one at the end
+    transfer_end.py send METHOD ADDRESS PORT          print one JSON line
+
+The certificates of both ends come as JSON on the standard input's first line, for `direct`.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import random
+import resource
+import shutil
+import socket
+import ssl
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from migration_agent.certificate import ensure_certificate
+from migration_agent.peer import Admission, PeerServer, Refused
+from migration_agent.peer_client import PeerClient
+from migration_agent.ports import PeerState, Progress, Sending, Stop
+from migration_agent.transport.frames import Question
+from migration_agent.transport.manifest import ManifestEntry
+from migration_agent.trust import Identity, Peer, Trust
+from migration_api.wire import Shipping
+
+BASE = Path("/run/container-migration/bench")
+SOURCE, TARGET = BASE / "source", BASE / "target"
+PAGES = "main/images/pages-1.img"
+UID = "be9c0000-0000-4000-8000-000000000000"
+KEY = SecretStr(base64.b64encode(bytes(range(32))).decode())
+MEBIBYTE = 1 << 20
+
+
+def blocks(content: str) -> Iterator[bytes]:
+    """Yield blocks of 1 MiB for ever."""
+    seeded = random.Random(7)  # noqa: S311  # the same content in every run
+    for number in range(1 << 62):
+        if content == "random" or (content == "half-zero" and number % 2):
+            yield os.urandom(MEBIBYTE)
+        elif content == "half-zero":
+            yield bytes(MEBIBYTE)
+        else:
+            yield redis_like(seeded, number)
+
+
+def redis_like(seeded: random.Random, number: int) -> bytes:
+    """Return memory as a key-value store has it: a pointer, a key, a value of text and digits, some of it empty."""
+    parts: list[bytes] = []
+    size = 0
+    while size < MEBIBYTE:
+        value = b"%x" % seeded.getrandbits(1600)
+        item = seeded.getrandbits(64).to_bytes(8, "little") + b"key:%012d" % (number * 1000 + len(parts)) + value
+        item += bytes(1024 - len(item) % 1024)
+        parts.append(item)
+        size += len(item)
+    return b"".join(parts)[:MEBIBYTE]
+
+
+def make(content: str, mebibytes: int) -> None:
+    shutil.rmtree(SOURCE, ignore_errors=True)
+    (SOURCE / PAGES).parent.mkdir(parents=True)
+    (SOURCE / "main/images/inventory.img").write_bytes(b"inventory")
+    source = blocks(content)
+    with (SOURCE / PAGES).open("wb") as file:
+        for _ in range(mebibytes):
+            file.write(next(source))
+
+
+def say(**values: object) -> None:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({**values, "peakMemoryBytes": peak}), flush=True)
+
+
+class Handler:
+    """Takes whatever the other end sends."""
+
+    def __init__(self) -> None:
+        self.done = threading.Event()
+        self.error: str | None = None
+
+    def admit(self, peer: str, question: Question) -> Admission:
+        return Admission(UID, TARGET, ("main",), Shipping(key=KEY), lambda _, __: None)
+
+    def admitted_done(
+        self, migration: str, entries: tuple[ManifestEntry, ...] | None, error: str | None, *, again: bool
+    ) -> None:
+        self.error = None if entries else error
+        self.done.set()
+
+    def settle(self, peer: str, question: Question) -> PeerState:
+        raise Refused("not here")
+
+    def intact(self, peer: str, migration: str) -> bool:
+        raise Refused("not here")
+
+
+def identity(name: str) -> tuple[Identity, str]:
+    BASE.mkdir(mode=0o700, parents=True, exist_ok=True)
+    it = Identity(BASE / f"{name}.crt", BASE / f"{name}.key")
+    return it, ensure_certificate(it.certificate, it.key, name, "127.0.0.1")
+
+
+def trust(name: str, other: str, pem: str, endpoint: str) -> Trust:
+    mine, _ = identity(name)
+    peer = Peer(node=other, endpoint=endpoint, certificate=pem)
+    return Trust(mine, BASE / f"{name}-peers.json", lambda: (peer,), refresh_seconds=0)
+
+
+def receive_direct(pem: str) -> None:
+    handler = Handler()
+    trusted = trust("bench-target", "bench-source", pem, "127.0.0.1:1")
+    trusted.refresh()
+    server = PeerServer(trusted, handler, "0.0.0.0", 0)  # noqa: S104  # a pod of the test bed
+    server.start()
+    say(port=server.port)
+    handler.done.wait()
+    time.sleep(0.5)  # the answer is on its way
+    say(error=handler.error)
+
+
+def send_direct(address: str, port: int, pem: str, *, compression: bool) -> None:
+    trusted = trust("bench-source", "bench-target", pem, f"{address}:{port}")
+    trusted.refresh()
+    complete = threading.Event()
+    complete.set()
+    shipping = Shipping(key=KEY, compression=compression)
+    sending = Sending("bench-target", UID, SOURCE, shipping, complete, Stop(), Progress())
+    began = time.perf_counter()
+    PeerClient(trusted).send(sending)
+    say(seconds=time.perf_counter() - began, chunksResumed=sending.progress.chunks_resumed)
+
+
+def context(name: str, *, server: bool) -> ssl.SSLContext:
+    """Return the same protocol as between agents, without the question who it is."""
+    it = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
+    it.minimum_version = ssl.TLSVersion.TLSv1_3
+    if server:
+        it.load_cert_chain(*(identity(name)[0].certificate, identity(name)[0].key))
+    else:
+        it.check_hostname = False
+        it.verify_mode = ssl.CERT_NONE
+    return it
+
+
+def receive_plain(wrap: Callable[[socket.socket], socket.socket]) -> None:
+    with socket.create_server(("0.0.0.0", 0)) as listener:  # noqa: S104
+        say(port=listener.getsockname()[1])
+        with wrap(listener.accept()[0]) as connection, (TARGET / "plain").open("wb", buffering=0) as file:
+            left = int.from_bytes(connection.recv(8), "big")
+            buffer = memoryview(bytearray(MEBIBYTE))
+            while left:
+                count = connection.recv_into(buffer[: min(left, MEBIBYTE)])
+                if not count:
+                    raise EOFError
+                file.write(buffer[:count])
+                left -= count
+            connection.sendall(b"k")
+    say(error=None)
+
+
+def send_plain(address: str, port: int, wrap: Callable[[socket.socket], socket.socket], *, zero_copy: bool) -> None:
+    began = time.perf_counter()
+    with (
+        wrap(socket.create_connection((address, port))) as connection,
+        (SOURCE / PAGES).open("rb", buffering=0) as file,
+    ):
+        connection.sendall((SOURCE / PAGES).stat().st_size.to_bytes(8, "big"))
+        if zero_copy:
+            connection.sendfile(file)
+        else:
+            buffer = memoryview(bytearray(MEBIBYTE))
+            while count := file.readinto(buffer):
+                connection.sendall(buffer[:count])
+        if connection.recv(1) != b"k":
+            raise EOFError
+    say(seconds=time.perf_counter() - began)
+
+
+def main() -> None:
+    role, method, *rest = sys.argv[1:]
+    if role == "make":
+        make(method, int(rest[0]))
+        return
+    if role == "identity":
+        print(json.dumps(identity(method)[1]))
+        return
+    if role == "clean":
+        shutil.rmtree(BASE, ignore_errors=True)
+        return
+    pem = json.loads(rest.pop())
+    if role == "receive":
+        shutil.rmtree(TARGET, ignore_errors=True)
+        if method.startswith("direct"):
+            receive_direct(pem)
+            return
+        TARGET.mkdir(parents=True)
+        tls = context("bench-target", server=True)
+        receive_plain((lambda plain: tls.wrap_socket(plain, server_side=True)) if method == "tls" else lambda it: it)
+        return
+    address, port = rest[0], int(rest[1])
+    if method.startswith("direct"):
+        send_direct(address, port, pem, compression=method == "direct-zstd")
+    elif method == "tls":
+        tls = context("bench-source", server=False)
+        send_plain(address, port, tls.wrap_socket, zero_copy=False)
+    else:
+        send_plain(address, port, lambda it: it, zero_copy=True)
+
+
+if __name__ == "__main__":
+    main()
