@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from migration_agent.certificate import ensure_certificate
 from migration_agent.migrations import Conflict
@@ -17,14 +18,20 @@ from migration_agent.ports import ApiUnreachable
 from migration_agent.server import ApiServer, Doorkeeper
 from migration_api.names import AGENT_AUDIENCE
 from migration_api.node import MigrationNode
+from migration_api.transport import ObjectStore, SecretReference
 from migration_api.wire import (
     ContainerFacts,
     MigrationRef,
     MigrationReport,
     PodFacts,
+    ProbeProblem,
+    ProbeReport,
+    ProbeStep,
     SourceReport,
     SourceRequest,
     SourceState,
+    StoreAccess,
+    StoreProbe,
     TargetReport,
     TargetRequest,
     TargetState,
@@ -84,6 +91,12 @@ class Desk:
         return None
 
 
+def probe(asked: StoreProbe) -> ProbeReport:
+    """Say what arrived, as no agent does."""
+    secret = asked.store.credentials["secret_access_key"]
+    return ProbeReport(problem=ProbeProblem.UNUSABLE, message=f"{asked.step} {secret.get_secret_value()}")
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as it:
         return it.getsockname()[1]
@@ -103,7 +116,7 @@ async def serving(desk: Desk, directory: Path) -> AsyncGenerator[MigrationNode]:
     pem = ensure_certificate(*files, SOURCE, "127.0.0.1")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(*files)
-    server = ApiServer(desk, Doorkeeper(OPERATOR, user_of), lambda uid, _: FACTS if uid == SOURCE_UID else None)
+    server = ApiServer(desk, Doorkeeper(OPERATOR, user_of), lambda uid, _: FACTS if uid == SOURCE_UID else None, probe)
     port = free_port()
     await server.start("127.0.0.1", port, context)
     try:
@@ -172,6 +185,15 @@ async def test_requests_arrive_as_they_were_made(agents: Agents, node: Migration
     assert desk.told == [target_request(), source_request(), "settle"]
     await agents.forget(node, UID)
     assert await agents.report(node, UID) is None
+
+
+async def test_a_probe_arrives_with_its_secrets_and_shows_them_nowhere(agents: Agents, node: MigrationNode) -> None:
+    bucket = ObjectStore(url="s3://checkpoints", secret_ref=SecretReference(name="s3"))
+    access = StoreAccess(object_store=bucket, credentials={"secret_access_key": SecretStr("hush")})
+    asked = StoreProbe(uid=UID, step=ProbeStep.WRITE, content="0" * 32, store=access)
+    answer = await agents.probe(node, asked)
+    assert answer == ProbeReport(problem=ProbeProblem.UNUSABLE, message="Write hush")
+    assert "hush" not in repr(asked) + str(asked) + asked.model_dump_json() + str(asked.dump())
 
 
 async def test_a_report_is_waited_for(agents: Agents, node: MigrationNode, desk: Desk) -> None:

@@ -32,6 +32,7 @@ _KINDS = {
     "pods": ("Pod", "/api/v1", True),
     "nodes": ("Node", "/api/v1", False),
     "events": ("Event", "/api/v1", True),
+    "secrets": ("Secret", "/api/v1", True),
     MIGRATIONS: ("ContainerMigration", _CUSTOM, True),
     NODES: ("MigrationNode", _CUSTOM, False),
 }

@@ -16,6 +16,7 @@ from migration_agent import host as host_module
 from migration_agent.bridge import PeerBridge
 from migration_agent.certificate import ensure_certificate
 from migration_agent.checkpoint.post_dump import Answer, PostDumpBroker
+from migration_agent.clearing import Clearing
 from migration_agent.facts import kernel_features, node_facts, pod_facts, problems
 from migration_agent.freeze import Fence, PacketDrop
 from migration_agent.freezer import Freezer
@@ -32,6 +33,7 @@ from migration_agent.migrations import Migrations
 from migration_agent.paths import Layout
 from migration_agent.peer import PeerServer
 from migration_agent.peer_client import PeerClient
+from migration_agent.places import Places
 from migration_agent.processes import Processes
 from migration_agent.publisher import Publisher
 from migration_agent.registers import Api
@@ -41,6 +43,7 @@ from migration_agent.settings import Settings, SettingsError
 from migration_agent.source import SourceSide, SourceTools
 from migration_agent.target import TargetSide, TargetTools
 from migration_agent.ticket import Tickets
+from migration_agent.transport.bandwidth import Bandwidth
 from migration_agent.trust import Identity, Peer, Trust
 from migration_agent.vault import Vault
 from migration_api.node import NodeFacts
@@ -145,6 +148,7 @@ async def serve(settings: Settings) -> None:
     trust = Trust(Identity(layout.certificate, layout.key), layout.peers, fetch)
     broker, gates = PostDumpBroker(), Gates()
     journal, vault, tickets = Journal(layout), Vault(layout), Tickets(layout)
+    places = Places(settings.node, settings.shared_paths, settings.leftover_seconds)
     sides = NodeSides(
         settings,
         host,
@@ -154,7 +158,7 @@ async def serve(settings: Settings) -> None:
         vault=vault,
         tickets=tickets,
         gates=gates,
-        peers=PeerClient(trust),
+        peers=PeerClient(trust, places.store_of, limit=_limit(settings)),
     )
     migrations = Migrations(journal, vault, tickets, sides.clock, sides)
 
@@ -164,9 +168,15 @@ async def serve(settings: Settings) -> None:
     look = await asyncio.to_thread(_look, settings, host, layout, migrations, install_problem)
 
     gate_server = GateServer(layout.socket, gates, GateDesk(tickets, migrations.target_of), sides.processes, post_dump)
-    peer_server = PeerServer(trust, PeerBridge(migrations, loop), settings.address, settings.peer_port)
-    doorkeeper = Doorkeeper(settings.operator_account, api.user_of)
-    api_server = ApiServer(migrations, doorkeeper, lambda uid, held_by: pod_facts(sides.runtime, uid, held_by))
+    peer_server = PeerServer(
+        trust, PeerBridge(migrations, loop), settings.address, settings.peer_port, store_of=places.store_of
+    )
+    api_server = ApiServer(
+        migrations,
+        Doorkeeper(settings.operator_account, api.user_of),
+        lambda uid, held_by: pod_facts(sides.runtime, uid, held_by),
+        places.probe,
+    )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
 
@@ -179,6 +189,7 @@ async def serve(settings: Settings) -> None:
     await migrations.start()
     await gate_server.start()
     peer_server.start()
+    Clearing(vault, places, journal.migrations).start()
     await asyncio.to_thread(renewed)
     await api_server.start(settings.address, settings.api_port, context)
     stop_metrics = serve_metrics(settings.address, settings.metrics_port, migrations.frozen_containers)
@@ -198,6 +209,10 @@ async def serve(settings: Settings) -> None:
     await migrations.stop()
     await gate_server.stop()
     await api.close()
+
+
+def _limit(settings: Settings) -> Bandwidth | None:
+    return Bandwidth(settings.bytes_per_second) if settings.bytes_per_second else None
 
 
 def _look(

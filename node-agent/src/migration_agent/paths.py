@@ -112,6 +112,10 @@ class Layout:
     def images(self, uid: str) -> Path:
         return self.run / "images" / checked_uid(uid)
 
+    def clearing(self, uid: str) -> Path:
+        """Return where it stands which store is still to be cleared of an ended migration."""
+        return self.run / "clearing" / checked_uid(uid)
+
     def shipping(self, uid: str) -> Path:
         """Return where a migration's key and other secrets lie: on tmpfs."""
         return self.run / "shipping" / checked_uid(uid)

@@ -6,10 +6,11 @@ import logging
 import socket
 import ssl
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from migration_agent.ports import GaveUp, PeerState, PeerUnreachable, Sending, Stop, TransferFailed
+from migration_agent.transport.bandwidth import Bandwidth
 from migration_agent.transport.chunks import CHUNK_BYTES, FormatError
 from migration_agent.transport.frames import HAVE_BYTES, Answer, FrameError, Question, read_frame, write_frame
 from migration_agent.transport.sender import Lane, Sender, StoreLane, StreamLane
@@ -30,15 +31,19 @@ _STORE_LANES = 4
 class PeerClient:
     """Asks other agents; implements `ports.Peers`."""
 
-    def __init__(self, trust: Trust, store_of: StoreOf = no_store) -> None:
+    def __init__(self, trust: Trust, store_of: StoreOf = no_store, *, limit: Bandwidth | None = None) -> None:
+        """`limit`: what this node may send for all migrations together."""
         self._trust = trust
         self._store_of = store_of
+        self._limit = limit
 
     def send(self, sending: Sending) -> None:
         """Send a checkpoint. See `Peers`."""
+        own = sending.shipping.bytes_per_second
+        limits = [limit for limit in (Bandwidth(own) if own else None, self._limit) if limit]
         while True:
             try:
-                answer = self._attempt(sending)
+                answer = self._attempt(sending, limits)
             except (OSError, FrameError, Untrusted) as error:
                 trouble = f"the agent of node {sending.node} cannot be sent to: {error}"
             except (FormatError, StoreFailure) as error:
@@ -73,7 +78,7 @@ class PeerClient:
             raise PeerUnreachable(f"node {node} answered: {answer.error}")
         return answer.intact
 
-    def _attempt(self, sending: Sending) -> Answer:
+    def _attempt(self, sending: Sending, limits: Sequence[Bandwidth]) -> Answer:
         """Send what the peer does not have and return its last word."""
         store = self._store_of(sending.migration, sending.shipping)
         question = Question(
@@ -97,7 +102,7 @@ class PeerClient:
                 opened = (self._stream(sending.node, token, sending.stop) for token in answer.tokens)
                 return [StreamLane(streams.enter_context(stream)) for stream in opened]
 
-            return Sender(control, sending, answer, lanes, store).run()
+            return Sender(control, sending, answer, lanes, store, limits).run()
 
     @contextmanager
     def _stream(self, node: str, token: str, stop: Stop) -> Generator[socket.socket]:

@@ -20,7 +20,15 @@ from migration_agent.paths import UnsafeName, checked_uid
 from migration_agent.ports import ApiUnreachable
 from migration_api.base import Model
 from migration_api.names import AGENT_AUDIENCE
-from migration_api.wire import ErrorBody, MigrationReport, PodFacts, SourceRequest, TargetRequest
+from migration_api.wire import (
+    ErrorBody,
+    MigrationReport,
+    PodFacts,
+    ProbeReport,
+    SourceRequest,
+    StoreProbe,
+    TargetRequest,
+)
 
 log = logging.getLogger(__name__)
 
@@ -95,9 +103,21 @@ class ApiServer:
     """The agent's HTTPS API."""
 
     def __init__(
-        self, desk: Desk, doorkeeper: Doorkeeper, pod_facts: Callable[[str, str | None], PodFacts | None]
+        self,
+        desk: Desk,
+        doorkeeper: Doorkeeper,
+        pod_facts: Callable[[str, str | None], PodFacts | None],
+        probe: Callable[[StoreProbe], ProbeReport],
     ) -> None:
-        """`pod_facts`: by pod UID and the migration that holds it; None when the pod is not here; blocks."""
+        """Nothing is served before `start`.
+
+        Args:
+            desk: knows the migrations.
+            doorkeeper: knows the operator.
+            pod_facts: by pod UID and the migration that holds it; None when the pod is not here; blocks.
+            probe: tries a store; blocks.
+        """
+        self._probe = probe
         self._desk = desk
         self._doorkeeper = doorkeeper
         self._pod_facts = pod_facts
@@ -110,6 +130,7 @@ class ApiServer:
             [
                 web.get("/healthz", self._healthz),
                 web.get("/v1/pods/{uid}", self._pod),
+                web.post("/v1/stores/probe", self._store),
                 web.put("/v1/migrations/{uid}/source", self._source),
                 web.put("/v1/migrations/{uid}/target", self._target),
                 web.get("/v1/migrations/{uid}", self._report),
@@ -162,6 +183,9 @@ class ApiServer:
         if facts is None:
             raise Problem(HTTPStatus.NOT_FOUND, f"pod {uid} has no containers on this node")
         return _answer(facts)
+
+    async def _store(self, request: web.Request) -> web.Response:
+        return _answer(await asyncio.to_thread(self._probe, await _body(request, StoreProbe)))
 
     async def _source(self, request: web.Request) -> web.Response:
         body = await _body(request, SourceRequest)

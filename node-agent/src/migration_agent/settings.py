@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
+from pathlib import Path
 
 
 class SettingsError(Exception):
@@ -27,12 +28,19 @@ class Settings:
     metrics_port: int = 9445
     publish_seconds: float = 20.0
     housekeeping_seconds: float = 30.0
+    shared_paths: tuple[Path, ...] = ()
+    """The host's directories that are mounted here, at the same path, for shared volumes."""
+    leftover_seconds: float = 48 * 3600.0
+    """How old what a crashed migration left in a store must be to be removed."""
+    bytes_per_second: int | None = None
+    """The most that this node sends for all migrations together."""
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Settings:
-        """Read NODE_NAME, POD_IP, NAMESPACE and, when set, OPERATOR_ACCOUNT, REGISTER_HANDLER and the ports.
+        """Read NODE_NAME, POD_IP, NAMESPACE and what else is set.
 
-        Those are API_PORT, PEER_PORT and METRICS_PORT.
+        That is OPERATOR_ACCOUNT, REGISTER_HANDLER, the ports (API_, PEER_, METRICS_PORT), SHARED_PATHS (by
+        commas), LEFTOVER_SECONDS, BYTES_PER_SECOND.
 
         Raises:
             SettingsError: one is missing or wrong.
@@ -50,6 +58,12 @@ class Settings:
                 raise SettingsError(f"the environment variable {name} is not a port: {text!r}")
             return int(text)
 
+        def number(name: str) -> int | None:
+            text = environ.get(name, "")
+            if text and (not text.isdecimal() or not int(text)):
+                raise SettingsError(f"the environment variable {name} is not a positive number: {text!r}")
+            return int(text) if text else None
+
         address = required("POD_IP")
         try:
             ip_address(address)
@@ -64,6 +78,9 @@ class Settings:
             api_port=port("API_PORT", cls.api_port),
             peer_port=port("PEER_PORT", cls.peer_port),
             metrics_port=port("METRICS_PORT", cls.metrics_port),
+            shared_paths=tuple(Path(path) for path in environ.get("SHARED_PATHS", "").split(",") if path),
+            leftover_seconds=number("LEFTOVER_SECONDS") or cls.leftover_seconds,
+            bytes_per_second=number("BYTES_PER_SECOND"),
         )
 
     def endpoint(self, port: int) -> str:

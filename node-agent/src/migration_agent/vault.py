@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Container
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from migration_agent.paths import Layout
-from migration_api.wire import Shipping
+from migration_api.base import Model
+from migration_api.wire import Shipping, StoreAccess
 
 _SHIPPING_BYTES = 1024 * 1024
 
@@ -28,6 +30,8 @@ class Vault:
     """Keeps what a migration's requests said about its checkpoint's way."""
 
     layout: Layout
+    owing: threading.Event = field(default_factory=threading.Event, compare=False)
+    """Set when a store is to be cleared."""
 
     def keep(self, uid: str, shipping: Shipping) -> None:
         """Keep it in place of what was kept; the key stays the same for a migration's life.
@@ -40,12 +44,7 @@ class Vault:
             return
         if kept is not None and kept.key != shipping.key:
             raise OtherKey(f"migration {uid} has another key on this node already")
-        path = self.layout.shipping(uid)
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        new = path.with_name(f".{path.name}.new")
-        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "w") as file:
-            json.dump(shipping.dump(reveal=True), file)
-        new.replace(path)
+        _write(self.layout.shipping(uid), shipping)
 
     def shipping(self, uid: str) -> Shipping | None:
         """Return what was kept; None when nothing was, or the node was rebooted since."""
@@ -56,12 +55,41 @@ class Vault:
             return None
 
     def wipe(self, uid: str) -> None:
-        """Forget a migration's secrets."""
+        """Forget a migration's key; what opens its store is kept until the store is cleared."""
+        kept = self.shipping(uid)
+        if kept is not None and kept.store is not None:
+            _write(self.layout.clearing(uid), kept.store)
+            self.owing.set()
         self.layout.shipping(uid).unlink(missing_ok=True)
 
     def sweep(self, keep: Container[str]) -> None:
         """Forget those of all other migrations: a crash came between their end and `wipe`."""
         path: Path
         for path in self.layout.run.glob("shipping/*"):
-            if path.name not in keep:
+            if path.name.startswith("."):
                 path.unlink(missing_ok=True)
+            elif path.name not in keep:
+                self.wipe(path.name)
+
+    def owed(self) -> dict[str, StoreAccess]:
+        """Return the stores that are still to be cleared, by the UIDs of their migrations."""
+        found: dict[str, StoreAccess] = {}
+        for path in sorted(self.layout.run.glob("clearing/*")):
+            try:
+                found[path.name] = StoreAccess.model_validate_json(path.read_bytes()[:_SHIPPING_BYTES])
+            except (FileNotFoundError, ValidationError):
+                path.unlink(missing_ok=True)
+        return found
+
+    def cleared(self, uid: str) -> None:
+        """Forget what opens the store of an ended migration."""
+        self.layout.clearing(uid).unlink(missing_ok=True)
+
+
+def _write(path: Path, secrets: Model) -> None:
+    """Replace a file that root alone can read."""
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    new = path.with_name(f".{path.name}.new")
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "w") as file:
+        json.dump(secrets.dump(reveal=True), file)
+    new.replace(path)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,17 +13,19 @@ from migration_api.conditions import Reason
 from migration_api.migration import Decision, MigrationStatus
 from migration_api.names import FINALIZER
 from migration_api.node import MigrationNode
-from migration_api.wire import Failure, MigrationRef, SourceRequest, TargetRequest
+from migration_api.wire import Failure, MigrationRef, Shipping, SourceRequest, TargetRequest
 from migration_operator.agents import AgentRefused, Agents, AgentUnreachable
 from migration_operator.events import events
 from migration_operator.freeze_budget import effective_freeze_budget
 from migration_operator.kube import Kube, KubeError
 from migration_operator.node_checks import mismatches
-from migration_operator.observation import AgentView, NodeView, Observation
+from migration_operator.observation import AgentView, NodeView, Observation, agent_trouble
 from migration_operator.pods import Json, Pod
-from migration_operator.shipping import shipping
+from migration_operator.shipping import NoAccess, shipping, store_access
 from migration_operator.step import Action, Step
+from migration_operator.store_probe import try_store
 from migration_operator.target_pod import target_pod
+from migration_operator.transport_facts import TransportRules
 
 log = logging.getLogger(__name__)
 
@@ -47,12 +50,14 @@ class Turn:
     """One step about to be taken.
 
     Attributes:
+        rules: how checkpoints may travel in this cluster.
         status: the status as it should be while the step is taken.
         report: the merge patch from the status as it is; empty when nothing is to be written.
     """
 
     kube: Kube
     agents: Agents
+    rules: TransportRules
     o: Observation
     step: Step
     status: MigrationStatus
@@ -121,7 +126,8 @@ async def _begin(turn: Turn) -> None:
     if facts is None or facts.pod is None:
         raise Incomplete("there is no pod to begin with")
     source = {"nodeName": facts.pod.node_name, "podUID": facts.pod.uid}
-    await _write(turn, {"source": source, "target": {"podName": facts.target_name}})
+    transport = turn.rules.transport(turn.o.migration)
+    await _write(turn, {"source": source, "target": {"podName": facts.target_name}, "transport": transport.dump()})
 
 
 async def _create_target(turn: Turn) -> None:
@@ -134,6 +140,7 @@ async def _create_target(turn: Turn) -> None:
     if o.migration.spec.target.node_name is None:
         others = [NodeView(n.metadata.name, agent=n) for n in await turn.kube.migration_nodes()]
         excluded |= {other.name for other in others if mismatches(source, other)}
+        excluded |= await _without_the_store(turn, [other for other in others if other.name not in excluded])
     name = o.migration.status.target.pod_name or ""
     try:
         await turn.kube.create_pod(target_pod(o.source_pod, o.migration, name, excluded=excluded))
@@ -142,6 +149,31 @@ async def _create_target(turn: Turn) -> None:
             raise
         message = f"the API server refuses the target pod {name}: {error}"
         raise Refused(Failure(reason=Reason.TARGET_FAILED, message=message)) from error
+
+
+async def _without_the_store(turn: Turn, nodes: list[NodeView]) -> set[str]:
+    """Return the names of those nodes that cannot use the migration's store; the scheduler must not pick them."""
+    migration = turn.o.migration
+    with _reported():
+        access = await store_access(turn.kube, migration.metadata.namespace, turn.rules.transport(migration))
+    if access is None:
+        return set()
+    able = [n.agent for n in nodes if n.agent and not agent_trouble(n.agent, turn.o.now)]
+    _, found = await try_store(turn.agents, access, _published(turn.o.source_agent), able)
+    return {answer.node for answer in found if answer.report.problem}
+
+
+async def _shipping(turn: Turn) -> Shipping:
+    with _reported():
+        return await shipping(turn.kube, turn.o.migration, turn.rules.transport(turn.o.migration))
+
+
+@contextmanager
+def _reported() -> Generator[None, None, None]:
+    try:
+        yield
+    except NoAccess as error:
+        raise Refused(Failure(reason=Reason.TRANSFER_FAILED, message=str(error))) from error
 
 
 async def _record_target(turn: Turn) -> None:
@@ -165,7 +197,7 @@ async def _prepare_target(turn: Turn) -> None:
         order=_order(o),
         source_node=o.source_agent.node.name,
         freeze_budget_seconds=_freeze_budget(o, o.source_pod),
-        shipping=shipping(turn.ref.uid),
+        shipping=await _shipping(turn),
     )
     await _put(turn.agents.put_target(agent, request), Reason.TARGET_FAILED, agent)
 
@@ -183,7 +215,7 @@ async def _checkpoint(turn: Turn) -> None:
         order=_order(o),
         target_node=o.target_agent.node.name,
         freeze_budget_seconds=_freeze_budget(o, o.source_pod),
-        shipping=shipping(turn.ref.uid),
+        shipping=await _shipping(turn),
     )
     await _put(turn.agents.put_source(agent, request), Reason.CHECKPOINT_FAILED, agent)
 

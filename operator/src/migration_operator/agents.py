@@ -13,13 +13,22 @@ from pydantic import ValidationError
 
 from migration_api.base import Model
 from migration_api.node import MigrationNode
-from migration_api.wire import ErrorBody, MigrationReport, PodFacts, SourceRequest, TargetRequest
+from migration_api.wire import (
+    ErrorBody,
+    MigrationReport,
+    PodFacts,
+    ProbeReport,
+    SourceRequest,
+    StoreProbe,
+    TargetRequest,
+)
 
 M = TypeVar("M", bound=Model)
 
 REQUEST_SECONDS = 8.0
 """For a request that does not wait: an agent answers at once and works afterwards."""
 
+_PROBE_SECONDS = 30.0
 _CONNECT_SECONDS = 3.0
 _ANSWER_BYTES = 1024 * 1024
 _NOT_FOUND = 404
@@ -74,6 +83,14 @@ class Agents:
     async def put_source(self, node: MigrationNode, request: SourceRequest) -> None:
         """Let the agent freeze, checkpoint and send."""
         await self._tell(node, "PUT", f"/v1/migrations/{request.migration.uid}/source", request)
+
+    async def probe(self, node: MigrationNode, probe: StoreProbe) -> ProbeReport:
+        """Let the agent find out whether a store can be used from its node."""
+        path = "/v1/stores/probe"
+        text = await self._ask(node, "POST", path, body=probe, seconds=_PROBE_SECONDS)
+        if text is None:
+            raise AgentUnreachable(f"POST {path}: not found; is the agent of another version?")
+        return _parse(ProbeReport, text)
 
     async def settle(self, node: MigrationNode, uid: str) -> None:
         """Let the agent look at the registers now."""

@@ -24,6 +24,7 @@ from migration_operator.observe import observe
 from migration_operator.plan import plan
 from migration_operator.status import patch, report
 from migration_operator.step import Action, Step
+from migration_operator.transport_facts import TransportRules
 
 log = logging.getLogger(__name__)
 
@@ -45,13 +46,14 @@ _AT_REST = {Action.WAIT, Action.SETTLE}
 class Driver:
     """Drives one migration until nothing is left to do, or the object is gone."""
 
-    def __init__(self, kube: Kube, agents: Agents, metrics: Metrics, ref: MigrationRef) -> None:
+    def __init__(self, kube: Kube, agents: Agents, metrics: Metrics, rules: TransportRules, ref: MigrationRef) -> None:
         self.ref = ref
         self.turned_at = _clock()
         """When it looked last, by the loop's clock: how the liveness probe knows that it lives."""
         self._kube = kube
         self._agents = agents
         self._metrics = metrics
+        self._rules = rules
         self._wake = asyncio.Event()
         self._refusal: Failure | None = None
         self._last_step: Step | None = None
@@ -85,7 +87,7 @@ class Driver:
 
     async def _turn(self) -> bool:
         """Take one step and rest when there is nothing to do; return whether to go on."""
-        o = await observe(self._kube, self._agents, self.ref, self._refusal)
+        o = await observe(self._kube, self._agents, self.ref, self._refusal, self._rules)
         if o is None:
             log.info("%s: the object is gone", self._name)
             return False
@@ -101,7 +103,7 @@ class Driver:
         if step.action is Action.REST:
             return False
         try:
-            await act(Turn(self._kube, self._agents, o, step, status, changes))
+            await act(Turn(self._kube, self._agents, self._rules, o, step, status, changes))
         except Refused as refused:
             self._refusal = refused.failure
             return True
@@ -146,10 +148,11 @@ class Driver:
 class Drivers:
     """The drivers of all unfinished migrations; one for each UID."""
 
-    def __init__(self, kube: Kube, agents: Agents, metrics: Metrics) -> None:
+    def __init__(self, kube: Kube, agents: Agents, metrics: Metrics, rules: TransportRules) -> None:
         self._kube = kube
         self._agents = agents
         self._metrics = metrics
+        self._rules = rules
         self._running: dict[str, tuple[Driver, asyncio.Task[None]]] = {}
 
     def notice(self, migration: ContainerMigration, *, idle: bool) -> None:
@@ -159,7 +162,7 @@ class Drivers:
             self.wake(metadata.uid)
         elif not idle:
             ref = MigrationRef(namespace=metadata.namespace, name=metadata.name, uid=metadata.uid)
-            driver = Driver(self._kube, self._agents, self._metrics, ref)
+            driver = Driver(self._kube, self._agents, self._metrics, self._rules, ref)
             task = asyncio.create_task(driver.run(), name=f"driver of {metadata.namespace}/{metadata.name}")
             self._running[metadata.uid] = (driver, task)
             task.add_done_callback(lambda _: self._running.pop(metadata.uid, None))

@@ -136,6 +136,19 @@ class Kube:
         """Delete this very pod, never another one of the same name; nothing when it is gone."""
         await self._delete(_pod_path(pod.namespace, pod.name), pod.uid)
 
+    # --- Secrets
+
+    async def secret(self, namespace: str, name: str) -> Json | None:
+        return await self._get(f"{_secrets_path(namespace)}/{name}")
+
+    async def create_secret(self, manifest: Json) -> Json:
+        """Create the Secret and return it.
+
+        Raises:
+            ConflictError: there is one of that name.
+        """
+        return await self._request("POST", _secrets_path(manifest["metadata"]["namespace"]), body=manifest)
+
     # --- nodes
 
     async def node(self, name: str) -> Json | None:
@@ -247,6 +260,10 @@ def _migration_path(namespace: str, name: str) -> str:
 
 def _pod_path(namespace: str, name: str | None = None) -> str:
     return f"/api/v1/namespaces/{namespace}/pods" + (f"/{name}" if name else "")
+
+
+def _secrets_path(namespace: str) -> str:
+    return f"/api/v1/namespaces/{namespace}/secrets"
 
 
 def _precondition(migration: ContainerMigration, *, guarded: bool) -> Json:

@@ -11,6 +11,7 @@ from migration_api.names import FINALIZER
 from migration_api.node import MigrationNode, NodeFacts
 from migration_api.wire import Failure, MigrationReport, PodFacts, SourceReport, TargetReport
 from migration_operator.pods import Pod
+from migration_operator.transport_facts import TransportFacts
 
 HEARTBEAT_MAX_AGE = timedelta(seconds=90)
 """An agent reports every 20 s: after four missed reports it is taken for dead."""
@@ -91,6 +92,7 @@ class PreflightFacts:
         rivals: unfinished migrations of the same pod, other than this one.
         pod_facts: what the source's agent says about the pod; None when it knows no such pod or was not reached.
         agent_problem: why the source's agent was not reached.
+        transport: how the checkpoint is to travel, and what the nodes found when they tried it.
     """
 
     pod: Pod | None
@@ -102,6 +104,7 @@ class PreflightFacts:
     rivals: tuple[ContainerMigration, ...] = ()
     pod_facts: PodFacts | None = None
     agent_problem: str = ""
+    transport: TransportFacts | None = None
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from migration_api.base import now
 from migration_api.migration import ContainerMigration, Decision
@@ -19,10 +20,16 @@ from migration_operator.observation import (
     is_finished,
 )
 from migration_operator.pods import Json, Pod, mapping, mappings
+from migration_operator.shipping import NoAccess, secret_facts, store_access
+from migration_operator.store_probe import try_store
 from migration_operator.target_pod import name_for
+from migration_operator.transport_checks import setting_problems
+from migration_operator.transport_facts import TransportFacts, TransportRules
 
 
-async def observe(kube: Kube, agents: Agents, ref: MigrationRef, refusal: Failure | None) -> Observation | None:
+async def observe(
+    kube: Kube, agents: Agents, ref: MigrationRef, refusal: Failure | None, rules: TransportRules
+) -> Observation | None:
     """Return what there is now; None when there is no such migration any more.
 
     Raises:
@@ -37,7 +44,7 @@ async def observe(kube: Kube, agents: Agents, ref: MigrationRef, refusal: Failur
         return await _begun(kube, agents, migration, refusal)
     if migration.status.decision is Decision.ABORT:
         return Observation(now(), migration)
-    facts = await _preflight(kube, agents, migration)
+    facts = await _preflight(kube, agents, migration, rules)
     return Observation(now(), migration, preflight=facts)
 
 
@@ -96,7 +103,9 @@ def node_view(name: str, raw: Json | None, agent: MigrationNode | None) -> NodeV
     )
 
 
-async def _preflight(kube: Kube, agents: Agents, migration: ContainerMigration) -> PreflightFacts:
+async def _preflight(
+    kube: Kube, agents: Agents, migration: ContainerMigration, rules: TransportRules
+) -> PreflightFacts:
     namespace, spec = migration.metadata.namespace, migration.spec
     pod = await kube.pod(namespace, spec.pod_name)
     if pod is None:
@@ -106,11 +115,14 @@ async def _preflight(kube: Kube, agents: Agents, migration: ContainerMigration) 
     source = await _node(kube, pod.node_name) if pod.node_name else None
     pod_facts, agent_problem = await _pod_facts(agents, source, pod)
     asked = spec.target.node_name
+    target = await _node(kube, asked) if asked else None
+    candidates = () if asked else await _candidates(kube)
+    transport = TransportFacts(rules.transport(migration), rules)
     return PreflightFacts(
         pod=pod,
         source=source,
-        target=await _node(kube, asked) if asked else None,
-        candidates=() if asked else await _candidates(kube),
+        target=target,
+        candidates=candidates,
         target_name=name,
         name_holder=holder if holder and holder.migration != migration.metadata.uid else None,
         rivals=tuple(
@@ -120,7 +132,34 @@ async def _preflight(kube: Kube, agents: Agents, migration: ContainerMigration) 
         ),
         pod_facts=pod_facts,
         agent_problem=agent_problem,
+        transport=await _transport(
+            kube, agents, namespace, transport, source=source, targets=(target,) if target else candidates
+        ),
     )
+
+
+async def _transport(
+    kube: Kube,
+    agents: Agents,
+    namespace: str,
+    facts: TransportFacts,
+    *,
+    source: NodeView | None,
+    targets: tuple[NodeView, ...],
+) -> TransportFacts:
+    """Look at the Secret, and let the nodes try the store when nothing else stands against it."""
+    facts = replace(facts, secret=await secret_facts(kube, namespace, facts.transport))
+    if source is None or source.agent is None or agent_trouble(source.agent, now()) or any(setting_problems(facts)):
+        return facts
+    try:
+        access = await store_access(kube, namespace, facts.transport)
+    except NoAccess:
+        return facts  # it has changed since: the next look says how
+    if access is None:
+        return facts
+    able = [t.agent for t in targets if t.agent and t.name != source.name and not agent_trouble(t.agent, now())]
+    answer, found = await try_store(agents, access, source.agent, able)
+    return replace(facts, source=answer, targets=found)
 
 
 async def _pod_facts(agents: Agents, source: NodeView | None, pod: Pod) -> tuple[PodFacts | None, str]:

@@ -13,6 +13,7 @@ from migration_operator.freeze_budget import effective_freeze_budget, sidecars
 from migration_operator.node_checks import Problem, mismatches, node_problems, unfit
 from migration_operator.observation import NodeView, PreflightFacts
 from migration_operator.pods import Pod, mapping, mappings
+from migration_operator.transport_checks import transport_problems
 
 FREEZE_BASE_SECONDS = 1.0
 FREEZE_BYTES_PER_SECOND = 100 * 1024 * 1024
@@ -210,7 +211,8 @@ def _freeze(case: _Case) -> Iterator[Problem]:
             )
         return
     memory = _memory(case)
-    estimate = FREEZE_BASE_SECONDS + memory / FREEZE_BYTES_PER_SECOND
+    limit = case.facts.transport.transport.bytes_per_second if case.facts.transport else None
+    estimate = FREEZE_BASE_SECONDS + memory / min(FREEZE_BYTES_PER_SECOND, limit or FREEZE_BYTES_PER_SECOND)
     budget = effective_freeze_budget(case.migration.spec.freeze_budget_seconds, case.pod)
     seconds, why = budget.seconds, budget.limited_by
     if seconds > FREEZE_LIMIT_SECONDS:
@@ -221,6 +223,11 @@ def _freeze(case: _Case) -> Iterator[Problem]:
             f"{memory // _MEBIBYTE} MiB of memory would stand still for about {estimate:.0f} s, longer than the "
             f"effective budget of {seconds:.0f} s ({why})",
         )
+
+
+def _transport(case: _Case) -> Iterator[Problem]:
+    if case.facts.transport:
+        yield from transport_problems(case.facts.transport)
 
 
 _CHECKS: tuple[Callable[[_Case], Iterator[Problem]], ...] = (
@@ -236,4 +243,5 @@ _CHECKS: tuple[Callable[[_Case], Iterator[Problem]], ...] = (
     _target_name,
     _rivals,
     _freeze,
+    _transport,
 )

@@ -18,14 +18,18 @@ from cryptography import x509
 from migration_agent.certificate import ensure_certificate
 from migration_agent.metrics import REGISTRY
 from migration_agent.migrations import Conflict
+from migration_agent.places import Places
 from migration_agent.ports import ApiUnreachable
 from migration_agent.publisher import ready
 from migration_agent.server import BODY_BYTES, ApiServer, Doorkeeper
 from migration_agent.settings import Settings, SettingsError
+from migration_agent.transport.store import HOME
 from migration_api.wire import (
     ErrorBody,
     MigrationReport,
     PodFacts,
+    ProbeProblem,
+    ProbeReport,
     SourceReport,
     SourceRequest,
     SourceState,
@@ -103,7 +107,7 @@ async def agent(tmp_path: Path) -> AsyncIterator[Agent]:
         def facts(uid: str, migration: str | None) -> PodFacts | None:
             return PodFacts(pod_uid=uid, containers=(), migration=migration) if uid == SOURCE_POD else None
 
-        server = ApiServer(desk, Doorkeeper(OPERATOR, it.user_of), facts)
+        server = ApiServer(desk, Doorkeeper(OPERATOR, it.user_of), facts, Places("node-a", (tmp_path,)).probe)
         await server.start("127.0.0.1", port, context)
         yield it
         await server.stop()
@@ -179,6 +183,22 @@ async def test_i8_bad_input_is_refused(agent: Agent) -> None:
     assert (await agent.ask("GET", f"/v1/migrations/{MIGRATION}?after=x"))[0] == 400
 
 
+async def test_a_store_is_tried(agent: Agent, tmp_path: Path) -> None:
+    uid = "5f0c7c1e-0000-4000-8000-0000000000ff"
+    probe = {"uid": uid, "step": "Write", "content": "0" * 32, "store": {"sharedVolume": {"path": str(tmp_path)}}}
+    code, answer = await agent.ask("POST", "/v1/stores/probe", body=json.dumps(probe))
+    assert (code, ProbeReport.model_validate_json(answer)) == (200, ProbeReport())
+    assert (tmp_path / HOME / uid / "probe").read_bytes() == b"0" * 32
+    elsewhere = {**probe, "store": {"sharedVolume": {"path": "/etc"}}}
+    code, answer = await agent.ask("POST", "/v1/stores/probe", body=json.dumps(elsewhere))
+    assert ProbeReport.model_validate_json(answer).problem is ProbeProblem.UNUSABLE
+    assert "allowedPaths" in answer
+    store = {"objectStore": {"url": "s3://b"}, "credentials": {"secret_access_key": ["hush-hush"]}}
+    code, answer = await agent.ask("POST", "/v1/stores/probe", body=json.dumps({**probe, "store": store}))
+    assert code == 400
+    assert "hush" not in answer, "I7: an error message shows credentials"
+
+
 def test_a_certificate_is_kept_and_renewed_before_it_ends(tmp_path: Path) -> None:
     certificate, key = tmp_path / "crt", tmp_path / "key"
     first = ensure_certificate(certificate, key, "node-a", "10.0.0.1")
@@ -205,6 +225,13 @@ def test_settings() -> None:
     for name in environ:
         with pytest.raises(SettingsError, match=name):
             Settings.from_environment({k: v for k, v in environ.items() if k != name})
+    more = {"SHARED_PATHS": "/mnt/a,/mnt/b", "LEFTOVER_SECONDS": "90000", "BYTES_PER_SECOND": "1000000"}
+    chosen = Settings.from_environment({**environ, **more})
+    assert chosen.shared_paths == (Path("/mnt/a"), Path("/mnt/b"))
+    assert (chosen.leftover_seconds, chosen.bytes_per_second) == (90000, 1000000)
+    assert (it.shared_paths, it.bytes_per_second) == ((), None)
+    with pytest.raises(SettingsError, match="BYTES_PER_SECOND"):
+        Settings.from_environment({**environ, "BYTES_PER_SECOND": "0"})
     with pytest.raises(SettingsError, match="API_PORT"):
         Settings.from_environment({**environ, "API_PORT": "99999"})
 

@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from migration_api import crds
-from migration_api.migration import MigrationSpec, Strategy, TransportType
+from migration_api.migration import MigrationSpec, Strategy
+from migration_api.transport import TransportType
 
 ROOT = Path(__file__).parents[3]
 CRDS = {c["metadata"]["name"]: c for c in (crds.container_migration(), crds.migration_node())}
@@ -77,7 +78,8 @@ def test_every_spec_field_but_cancel_is_immutable() -> None:
 def test_only_what_works_is_offered() -> None:
     properties = schema_of(crds.container_migration())["properties"]["spec"]["properties"]
     assert properties["strategy"]["enum"] == [s.value for s in Strategy] == ["StopAndCopy"]
-    assert properties["transport"]["properties"]["type"]["enum"] == [t.value for t in TransportType] == ["Direct"]
+    types = properties["transport"]["properties"]["type"]["enum"]
+    assert types == [t.value for t in TransportType] == ["Direct", "SharedVolume", "ObjectStore"]
 
 
 def test_the_model_and_the_schema_agree_on_defaults() -> None:

@@ -19,6 +19,7 @@ OPERATOR_RIGHTS = {
     "/events": "create",
     "/nodes": "get list patch watch",
     "/pods": "create delete get list watch",
+    "/secrets": "create get",
 }
 AGENT_RIGHTS = {
     "authentication.k8s.io/tokenreviews": "create",
@@ -39,6 +40,7 @@ POLICIES = {
     "container-migration-pods": {"DELETE pods"},
     "container-migration-expiry": {"DELETE containermigrations"},
     "container-migration-nodes": {"UPDATE nodes"},
+    "container-migration-secrets": {"CREATE secrets"},
 }
 """What each policy looks at."""
 
@@ -128,13 +130,18 @@ def test_policies_know_the_accounts_of_the_release_namespace(render: Render) -> 
         "container-migration-pods": {agent},
         "container-migration-expiry": {operator},
         "container-migration-nodes": {operator},
+        "container-migration-secrets": {operator},
     }
 
 
 def test_agents_speak_for_the_node_in_their_token(manifests: list[Manifest]) -> None:
     policies = of_kind(manifests, "ValidatingAdmissionPolicy")
     by_node = {name for name, policy in policies.items() if names.NODE_NAME_CLAIM in " ".join(expressions(policy))}
-    assert by_node == set(POLICIES) - {"container-migration-nodes", "container-migration-expiry"}
+    assert by_node == set(POLICIES) - {
+        "container-migration-nodes",
+        "container-migration-expiry",
+        "container-migration-secrets",
+    }
 
 
 def test_an_absent_subresource_is_no_error(policy: Manifest) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from migration_agent.settings import Settings
 from migration_api import names
+from migration_api.transport import SharedVolume, Transport, TransportType
+from migration_operator.transport_facts import TransportRules
 from support.chart import Manifest, Render, container, of_kind, pod_spec
 
 
 def environment(part: Manifest) -> dict[str, str]:
-    return {e["name"]: e.get("value") or e["valueFrom"]["fieldRef"]["fieldPath"] for e in part["env"]}
+    return {e["name"]: e["value"] if "value" in e else e["valueFrom"]["fieldRef"]["fieldPath"] for e in part["env"]}
 
 
 def test_the_operator_is_confined(manifests: list[Manifest]) -> None:
@@ -53,6 +56,37 @@ def test_host_paths_are_the_same_inside(manifests: list[Manifest]) -> None:
     for name, volume in on_host.items():
         assert mounts[name]["mountPath"] == volume["path"]
         assert mounts[name]["mountPropagation"] == "HostToContainer"
+
+
+def test_what_the_values_say_of_transports_reaches_both_parts(render: Render) -> None:
+    paths = "transport.sharedVolume.allowedPaths={/mnt/a,/srv/b}"
+    endpoints = "transport.objectStore.allowedEndpoints={https://s3.example.org}"
+    limits = ("transport.bytesPerSecondPerNode=125000000", "transport.leftoverHours=72")
+    default = ("transport.default.type=SharedVolume", "transport.default.sharedVolume.path=/mnt/a")
+    manifests = render(paths, endpoints, *limits, *default)
+    agent, operator = (environment(container(manifests, part)) for part in ("agent", "operator"))
+    assert Settings.from_environment({**agent, "POD_IP": "10.0.0.1"}) == Settings(
+        node=agent["NODE_NAME"],
+        address="10.0.0.1",
+        operator_account=agent["OPERATOR_ACCOUNT"],
+        shared_paths=(Path("/mnt/a"), Path("/srv/b")),
+        leftover_seconds=72 * 3600,
+        bytes_per_second=125_000_000,
+    )
+    rules = TransportRules.from_environment(operator)
+    assert rules.default == Transport(type=TransportType.SHARED_VOLUME, shared_volume=SharedVolume(path="/mnt/a"))
+    assert rules.allowed_paths == ("/mnt/a", "/srv/b")
+    assert rules.allowed_endpoints == ("https://s3.example.org",)
+    host = {v["name"]: v["hostPath"] for v in pod_spec(manifests, "agent")["volumes"]}
+    mounts = {m["mountPath"]: m for m in container(manifests, "agent")["volumeMounts"]}
+    for path in ("/mnt/a", "/srv/b"):
+        assert host[mounts[path]["name"]] == {"path": path, "type": "DirectoryOrCreate"}
+        assert mounts[path]["mountPropagation"] == "HostToContainer"
+
+
+def test_without_values_nothing_is_shared(manifests: list[Manifest]) -> None:
+    assert TransportRules.from_environment(environment(container(manifests, "operator"))) == TransportRules()
+    assert Settings.from_environment({**environment(container(manifests, "agent")), "POD_IP": "::1"}).shared_paths == ()
 
 
 def test_the_hook_before_the_uninstallation(render: Render) -> None:
@@ -104,6 +138,9 @@ def test_the_environment_that_the_parts_read(render: Render) -> None:
         "NAMESPACE": "metadata.namespace",
         "AGENT_TOKEN_FILE": "/var/run/secrets/container-migration/token",
         "LOG_LEVEL": "debug",
+        "DEFAULT_TRANSPORT": '{"type":"Direct"}',
+        "SHARED_PATHS": "",
+        "STORE_ENDPOINTS": "",
     }
     assert environment(container(manifests, "agent")) == {
         "NODE_NAME": "spec.nodeName",
@@ -112,6 +149,8 @@ def test_the_environment_that_the_parts_read(render: Render) -> None:
         "OPERATOR_ACCOUNT": "system:serviceaccount:elsewhere:container-migration-operator",
         "REGISTER_HANDLER": "false",
         "LOG_LEVEL": "debug",
+        "SHARED_PATHS": "",
+        "LEFTOVER_SECONDS": "172800",
     }
     allowed = container(render("agent.registerHandler=true"), "agent")
     assert environment(allowed)["REGISTER_HANDLER"] == "true"

@@ -231,6 +231,8 @@ def test_every_reason_can_be_found_and_says_what_to_do() -> None:
     tested = {r for r, _, _ in (*POD_TABLE, *NODE_TABLE)}
     tested |= {R.POD_NOT_FOUND, R.POD_REPLACED, R.CONTAINER_NOT_FOUND, R.TARGET_NAME_TAKEN, R.TARGET_IS_SOURCE}
     tested |= {R.NO_SUITABLE_NODE, R.ALREADY_MIGRATING, R.POST_START_HOOK, R.SIDECAR_WITH_PROBES, R.FREEZE_TOO_LONG}
+    tested |= {R.PATH_NOT_ALLOWED, R.ENDPOINT_NOT_ALLOWED, R.STORE_SECRET_NOT_FOUND, R.STORE_SECRET_INVALID}
+    tested |= {R.STORE_UNUSABLE, R.STORE_NOT_SHARED}  # these six in test_transport.py
     assert tested == set(R)
     for reason in R:
         assert reason.meaning.endswith(".")

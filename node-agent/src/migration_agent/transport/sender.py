@@ -6,7 +6,7 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -15,6 +15,7 @@ import zstandard
 
 from migration_agent.metrics import SENT
 from migration_agent.ports import GaveUp, Sending
+from migration_agent.transport.bandwidth import Bandwidth, throttle
 from migration_agent.transport.chunks import CHUNK_BYTES, Seal, Sealer, blob_name
 from migration_agent.transport.compression import Payoff
 from migration_agent.transport.frames import Answer, Frame, FrameError, read_frame, write_frame
@@ -103,6 +104,8 @@ class Sender:
     """Makes the lanes, given how to tell the target of a blob."""
     store: Store | None = None
     """Where the manifest goes too, so that what lies there is whole without us."""
+    limits: Sequence[Bandwidth] = ()
+    """What is sent is under all of them: the migration's own, and the node's."""
     _jobs: queue.Queue[Job | None] = field(default_factory=lambda: queue.Queue[Job | None](16))
     _outbox: queue.SimpleQueue[Frame] = field(default_factory=queue.SimpleQueue[Frame])
     _failure: BaseException | None = None
@@ -216,6 +219,10 @@ class Sender:
             self._jobs.queue.extend([None] * workers)
             self._jobs.not_empty.notify_all()
 
+    def _over(self, seconds: float) -> bool:
+        """Wait; True when the attempt is over."""
+        return self.sending.stop.wait(seconds) or self._failure is not None
+
     def _work(self, lane: Lane) -> None:
         buffer = memoryview(bytearray(CHUNK_BYTES))
         sealer, payoff = Sealer(self._seal), Payoff(self.sending.shipping.compression)
@@ -230,6 +237,7 @@ class Sender:
                 packed = _packed(zstd, payoff, plain)
                 record, blob = sealer.sealed(job.path, job.index, plain, packed)
                 began = time.perf_counter()
+                throttle(self.limits, len(blob), self._over)
                 lane.ship(blob_name(job.path, job.index), blob)
                 payoff.carried(len(blob), time.perf_counter() - began)
                 self._outgoing.done(job, record)

@@ -125,7 +125,8 @@ class Reason(Explained):
     TRANSFER_FAILED = _explained(
         "TransferFailed",
         "The checkpoint did not arrive complete and verified.",
-        "Check that pods on both nodes reach each other on port 9444, and that the target's /run has room.",
+        "Check that pods on both nodes reach each other on port 9444, that volume or bucket can be used from both, and "
+        "that the target's /run has room.",
     )
     RESTORE_FAILED = _explained(
         "RestoreFailed",
@@ -286,6 +287,37 @@ class PreflightReason(Explained):
         "NoRoom",
         "The checkpoint may be larger than the room for it in a node's /run.",
         "free or enlarge that node's /run, or choose another node",
+    )
+    PATH_NOT_ALLOWED = _explained(
+        "PathNotAllowed",
+        "The shared volume's path is not one that the cluster's admin allows: agents may write anywhere on a node.",
+        "choose an allowed path, or add it to the chart's value transport.sharedVolume.allowedPaths",
+    )
+    ENDPOINT_NOT_ALLOWED = _explained(
+        "EndpointNotAllowed",
+        "The object store's endpoint is not one that the cluster's admin allows agents to be led to.",
+        "leave it out for the provider's own, or add it to the chart's value transport.objectStore.allowedEndpoints",
+    )
+    STORE_SECRET_NOT_FOUND = _explained(
+        "StoreSecretNotFound",
+        "There is no Secret of the name that `secretRef` gives in the namespace of the ContainerMigration.",
+        "create it there, with the type containermigration.io/object-store, or correct secretRef.name",
+    )
+    STORE_SECRET_INVALID = _explained(
+        "StoreSecretInvalid",
+        "The Secret that `secretRef` names has another type, or lacks a key.",
+        "create it anew with the type containermigration.io/object-store and the keys that the bucket's kind needs "
+        "(kubectl explain cmig.spec.transport.objectStore.secretRef)",
+    )
+    STORE_UNUSABLE = _explained(
+        "StoreUnusable",
+        "A node tried the volume or bucket and could not put, fetch and remove there; the message says why.",
+        "make it reachable and writable from that node, or choose another transport",
+    )
+    STORE_NOT_SHARED = _explained(
+        "StoreNotShared",
+        "What the source's node put into the volume or bucket is not there for the target's: they do not see the same.",
+        "mount the same volume at that path on both nodes, or choose another transport",
     )
     FREEZE_TOO_LONG = _explained(
         "FreezeTooLong",

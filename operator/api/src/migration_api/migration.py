@@ -9,6 +9,7 @@ from pydantic import Field
 
 from migration_api.base import Model, Time
 from migration_api.conditions import Condition
+from migration_api.transport import Transport
 
 DNS_NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 UID = r"^[A-Za-z0-9]([-A-Za-z0-9]{0,62}[A-Za-z0-9])?$"
@@ -26,13 +27,6 @@ class Strategy(StrEnum):
 
     STOP_AND_COPY = "StopAndCopy"
     """The container is frozen, copied whole, and goes on at the target."""
-
-
-class TransportType(StrEnum):
-    """How the checkpoint travels."""
-
-    DIRECT = "Direct"
-    """From agent to agent over mutual TLS."""
 
 
 class TcpConnections(StrEnum):
@@ -71,13 +65,6 @@ class Target(Model):
     """The name of the new pod. Absent: the source pod's name with a suffix derived from this object's UID."""
 
 
-class Transport(Model):
-    """How the checkpoint travels."""
-
-    type: TransportType = TransportType.DIRECT
-    """`Direct`: from agent to agent over mutual TLS."""
-
-
 class MigrationSpec(Model):
     """What is asked for. Immutable but for `cancel`."""
 
@@ -98,8 +85,9 @@ class MigrationSpec(Model):
     """Where to, and under which name."""
     strategy: Strategy = Strategy.STOP_AND_COPY
     """How the memory moves. `StopAndCopy`: frozen, copied whole, resumed."""
-    transport: Transport = Transport()
-    """How the checkpoint travels."""
+    transport: Transport | None = None
+    """How the checkpoint travels. Absent: as the chart's value `transport.default` says, which is `Direct` unless the
+    cluster's admin has changed it."""
     tcp_connections: TcpConnections = TcpConnections.CLOSE
     """What becomes of established TCP connections. `Close`: clients reconnect."""
     freeze_budget_seconds: Annotated[int, Field(ge=1, le=3600, json_schema_extra={"format": "int32"})] = 30
@@ -199,6 +187,8 @@ class MigrationStatus(Model):
     """The source side."""
     target: TargetStatus = TargetStatus()
     """The target side."""
+    transport: Transport | None = None
+    """How the checkpoint of this migration travels, also when the spec leaves it to the chart."""
     progress: Progress = Progress()
     """How far the copy is."""
     timings: Timings = Timings()

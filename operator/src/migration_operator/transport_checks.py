@@ -1,0 +1,59 @@
+"""What stands against a checkpoint's way: paths, servers and credentials first, then what the nodes found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from migration_api.conditions import PreflightReason as Why
+from migration_api.transport import CREDENTIALS, SECRET_TYPE, ObjectStore
+from migration_api.wire import ProbeProblem
+from migration_operator.node_checks import Problem
+from migration_operator.transport_facts import SecretFacts, StoreAnswer, TransportFacts
+
+
+def transport_problems(facts: TransportFacts) -> Iterator[Problem]:
+    """Find everything that stands against the transport."""
+    yield from setting_problems(facts)
+    if facts.source and facts.source.report.problem:
+        yield _unusable(facts.source)
+    # When the scheduler picks, one node that can use the store is enough: the others are excluded.
+    found = [answer for answer in facts.targets if answer.report.problem]
+    if found and len(found) == len(facts.targets):
+        yield from map(_unusable, found)
+
+
+def setting_problems(facts: TransportFacts) -> Iterator[Problem]:
+    """Find what stands against it before any node is asked."""
+    transport, rules = facts.transport, facts.rules
+    if transport.shared_volume and not rules.allows_path(transport.shared_volume.path):
+        allowed = ", ".join(rules.allowed_paths) or "none"
+        yield Problem(
+            Why.PATH_NOT_ALLOWED, f"{transport.shared_volume.path} is not in or below an allowed path ({allowed})"
+        )
+    if transport.object_store:
+        yield from _bucket_problems(transport.object_store, facts)
+
+
+def _bucket_problems(bucket: ObjectStore, facts: TransportFacts) -> Iterator[Problem]:
+    if bucket.endpoint and not facts.rules.allows_endpoint(bucket.endpoint):
+        allowed = ", ".join(facts.rules.allowed_endpoints) or "none"
+        yield Problem(Why.ENDPOINT_NOT_ALLOWED, f"{bucket.endpoint} is not an allowed endpoint ({allowed})")
+    name = bucket.secret_ref.name
+    if facts.secret is None:
+        yield Problem(Why.STORE_SECRET_NOT_FOUND, f"there is no Secret {name} in the namespace of this object")
+    elif trouble := _secret_trouble(bucket, facts.secret):
+        yield Problem(Why.STORE_SECRET_INVALID, f"the Secret {name} {trouble}")
+
+
+def _secret_trouble(bucket: ObjectStore, secret: SecretFacts) -> str:
+    if secret.type != SECRET_TYPE:
+        return f"has the type {secret.type or 'Opaque'}, not {SECRET_TYPE}"
+    if missing := CREDENTIALS[bucket.scheme].missing(secret.keys):
+        return f"has no key {missing}, which a bucket of {bucket.scheme}:// needs"
+    return ""
+
+
+def _unusable(answer: StoreAnswer) -> Problem:
+    shared = answer.report.problem is not ProbeProblem.NOT_SHARED
+    reason = Why.STORE_UNUSABLE if shared else Why.STORE_NOT_SHARED
+    return Problem(reason, f"node {answer.node}: {answer.report.message}")
