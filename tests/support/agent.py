@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from migration_agent.freezer import Freezer
 from migration_agent.journal import Journal
@@ -41,7 +42,7 @@ def source_request(
 
 
 def target_request(
-    budget: int = 30, containers: tuple[str, ...] = ("main",), order: tuple[str, ...] = ()
+    budget: int = 30, containers: tuple[str, ...] = ("main",), order: tuple[str, ...] = (), **init: Any
 ) -> TargetRequest:
     return TargetRequest(
         migration=REF,
@@ -51,6 +52,7 @@ def target_request(
         order=order,
         source_node="node-a",
         freeze_budget_seconds=budget,
+        **init,
     )
 
 

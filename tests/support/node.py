@@ -140,6 +140,11 @@ class AgentNode:
         """The containers that were left out and have started afresh."""
         return tuple(sorted(path.suffix[1:] for path in self.layout.ticket(TARGET_POD).glob("started.*")))
 
+    @property
+    def passed(self) -> tuple[str, ...]:
+        """The init containers that ended, having done nothing."""
+        return tuple(sorted(path.suffix[1:] for path in self.layout.ticket(TARGET_POD).glob("passed.*")))
+
 
 async def _no_dump(migration: str, container: str) -> bool:
     return False

@@ -13,7 +13,7 @@ from migration_agent.peer import Admission, Refused
 from migration_agent.ports import Clock, PeerState
 from migration_agent.source import SourceSide
 from migration_agent.target import TargetSide
-from migration_agent.ticket import Ticket, TicketConflict, Tickets, TicketState
+from migration_agent.ticket import Ticket, TicketConflict, Tickets, TicketState, ticket_for
 from migration_agent.transport.frames import Question
 from migration_agent.transport.manifest import EntryDigest
 from migration_api.wire import MigrationReport, SourceRequest, TargetRequest
@@ -276,9 +276,8 @@ class Migrations:
         if held in {TicketState.RESUMING, TicketState.DESTROYED}:
             raise Conflict(f"the ticket of pod {request.pod_uid} is used up: it is {held}")
         await asyncio.to_thread(self._journal.save, record)
-        ticket = Ticket(migration=request.migration.uid, containers=request.containers)
         try:
-            await asyncio.to_thread(self._tickets.create, request.pod_uid, ticket)
+            await asyncio.to_thread(self._tickets.create, request.pod_uid, ticket_for(request))
         except TicketConflict as error:
             await asyncio.to_thread(self._journal.forget, request.migration.uid)
             raise Conflict(str(error)) from error

@@ -45,13 +45,16 @@ _AT_REST = {Action.WAIT, Action.SETTLE}
 class Driver:
     """Drives one migration until nothing is left to do, or the object is gone."""
 
-    def __init__(self, kube: Kube, agents: Agents, metrics: Metrics, ref: MigrationRef) -> None:
+    def __init__(
+        self, kube: Kube, agents: Agents, metrics: Metrics, ref: MigrationRef, late_gate_seconds: float
+    ) -> None:
         self.ref = ref
         self.turned_at = _clock()
         """When it looked last, by the loop's clock: how the liveness probe knows that it lives."""
         self._kube = kube
         self._agents = agents
         self._metrics = metrics
+        self._late_gate_seconds = late_gate_seconds
         self._wake = asyncio.Event()
         self._refusal: Failure | None = None
         self._last_step: Step | None = None
@@ -85,7 +88,7 @@ class Driver:
 
     async def _turn(self) -> bool:
         """Take one step and rest when there is nothing to do; return whether to go on."""
-        o = await observe(self._kube, self._agents, self.ref, self._refusal)
+        o = await observe(self._kube, self._agents, self.ref, self._refusal, self._late_gate_seconds)
         if o is None:
             log.info("%s: the object is gone", self._name)
             return False
@@ -146,10 +149,11 @@ class Driver:
 class Drivers:
     """The drivers of all unfinished migrations; one for each UID."""
 
-    def __init__(self, kube: Kube, agents: Agents, metrics: Metrics) -> None:
+    def __init__(self, kube: Kube, agents: Agents, metrics: Metrics, late_gate_seconds: float) -> None:
         self._kube = kube
         self._agents = agents
         self._metrics = metrics
+        self._late_gate_seconds = late_gate_seconds
         self._running: dict[str, tuple[Driver, asyncio.Task[None]]] = {}
 
     def notice(self, migration: ContainerMigration, *, idle: bool) -> None:
@@ -159,7 +163,7 @@ class Drivers:
             self.wake(metadata.uid)
         elif not idle:
             ref = MigrationRef(namespace=metadata.namespace, name=metadata.name, uid=metadata.uid)
-            driver = Driver(self._kube, self._agents, self._metrics, ref)
+            driver = Driver(self._kube, self._agents, self._metrics, ref, self._late_gate_seconds)
             task = asyncio.create_task(driver.run(), name=f"driver of {metadata.namespace}/{metadata.name}")
             self._running[metadata.uid] = (driver, task)
             task.add_done_callback(lambda _: self._running.pop(metadata.uid, None))

@@ -22,6 +22,7 @@ from migration_operator.kube import Kube
 from migration_operator.metrics import Metrics
 from migration_operator.node_labels import NodeLabels
 from migration_operator.observation import is_finished
+from migration_operator.preflight import LATE_GATE_SECONDS
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ class Context:
 
     kube: Kube
     agents: Agents
+    late_gate_seconds: float = LATE_GATE_SECONDS
     metrics: Metrics = field(init=False)
     drivers: Drivers = field(init=False)
     labels: NodeLabels = field(init=False)
@@ -42,7 +44,7 @@ class Context:
 
     def __post_init__(self) -> None:
         self.metrics = Metrics()
-        self.drivers = Drivers(self.kube, self.agents, self.metrics)
+        self.drivers = Drivers(self.kube, self.agents, self.metrics, self.late_gate_seconds)
         self.labels = NodeLabels(self.kube)
         self.expiry = Expiry(self.kube)
 

@@ -1,6 +1,6 @@
 """The operator's process: `container-migration-operator`.
 
-Environment: AGENT_TOKEN_FILE (the token shown to agents), LOG_LEVEL.
+Environment: AGENT_TOKEN_FILE (the token shown to agents), LATE_GATE_SECONDS, LOG_LEVEL.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import kopf
 from migration_operator.agents import Agents
 from migration_operator.handlers import Context, registry_for
 from migration_operator.kube import Kube
+from migration_operator.preflight import LATE_GATE_SECONDS
 
 HEALTH = "http://0.0.0.0:8080/healthz"
 _TOKEN_FILE = "/var/run/secrets/container-migration/token"  # noqa: S105  a path
@@ -25,7 +26,7 @@ async def run() -> None:
     """Run until a signal ends it; migrations are left as they are, and the next operator continues them."""
     kube = await Kube.connect()
     agents = Agents(Path(os.environ.get("AGENT_TOKEN_FILE", _TOKEN_FILE)))
-    context = Context(kube, agents)
+    context = Context(kube, agents, float(os.environ.get("LATE_GATE_SECONDS", LATE_GATE_SECONDS)))
     context.metrics.serve()
     loops = [
         asyncio.create_task(context.labels.run(), name="node labels"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from migration_api.base import now
 from migration_api.migration import ContainerMigration, Decision
@@ -19,11 +20,21 @@ from migration_operator.observation import (
     is_finished,
 )
 from migration_operator.pods import Json, Pod, mapping, mappings
+from migration_operator.preflight import LATE_GATE_SECONDS, freeze_estimate
 from migration_operator.target_pod import name_for
 
 
-async def observe(kube: Kube, agents: Agents, ref: MigrationRef, refusal: Failure | None) -> Observation | None:
+async def observe(
+    kube: Kube, agents: Agents, ref: MigrationRef, refusal: Failure | None, late_gate_seconds: float = LATE_GATE_SECONDS
+) -> Observation | None:
     """Return what there is now; None when there is no such migration any more.
+
+    Args:
+        kube: the API server.
+        agents: the nodes' agents.
+        ref: the migration.
+        refusal: an agent's refusal of the last request.
+        late_gate_seconds: how long a freeze may be estimated without a late gate.
 
     Raises:
         KubeError: the API server did not answer; without it nothing can be decided.
@@ -34,7 +45,8 @@ async def observe(kube: Kube, agents: Agents, ref: MigrationRef, refusal: Failur
     if is_finished(migration):
         return Observation(now(), migration)
     if migration.status.source.pod_uid is not None:
-        return await _begun(kube, agents, migration, refusal)
+        begun = await _begun(kube, agents, migration, refusal)
+        return replace(begun, late=await _late(agents, begun, late_gate_seconds))
     if migration.status.decision is Decision.ABORT:
         return Observation(now(), migration)
     facts = await _preflight(kube, agents, migration)
@@ -64,6 +76,15 @@ async def _begun(kube: Kube, agents: Agents, migration: ContainerMigration, refu
         target_agent=target_agent,
         refusal=refusal,
     )
+
+
+async def _late(agents: Agents, o: Observation, limit: float) -> bool | None:
+    """Ask the source's agent how much there is to copy, when the target pod is about to be created."""
+    status = o.migration.status
+    if status.target.pod_uid or status.decision or o.target_pod or o.source_pod is None or o.source_agent is None:
+        return False
+    facts, _ = await _pod_facts(agents, o.source_agent.node, o.source_pod)
+    return None if facts is None else freeze_estimate(facts) > limit
 
 
 async def _agent(kube: Kube, agents: Agents, name: str | None, uid: str) -> AgentView | None:
