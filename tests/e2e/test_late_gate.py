@@ -166,5 +166,5 @@ def test_the_images_of_all_containers_are_there_before_the_source_is_touched(
     moved = migrations.succeeded("move")["status"]["target"]["podName"]
     migrations.running(moved)
     no_gap(several, logs, moved)
-    assert [name.startswith("migration-pull-0-") for name in init_statuses(several, moved)] == [True]
+    assert len([name for name in init_statuses(several, moved) if name.startswith("migration-pull-")]) == 1
     assert several.restarts(moved) == {"one": 0, "two": 0}
