@@ -12,10 +12,11 @@ import pytest
 from pydantic import ValidationError
 
 from migration_agent.gate import Starter
+from migration_agent.migrations import Conflict
 from migration_agent.ticket import TicketState
 from migration_api.migration import Decision
 from migration_api.wire import SourceState, TargetState
-from support.agent import SOURCE_POD, TARGET_POD, source_request, target_request
+from support.agent import MIGRATION, SOURCE_POD, TARGET_POD, source_request, target_request
 from support.node import until
 from support.pair import Pair, exit_code
 
@@ -150,6 +151,18 @@ async def test_i5_when_the_one_who_waits_is_killed_the_source_goes_on_within_its
     assert pod.cluster.writes == ["Abort"]
     assert pod.source.state is SourceState.THAWED
     assert await pod.a.migrations.holder(SOURCE_POD) is None
+
+
+async def test_i3_when_the_request_is_refused_nobody_waits_for_the_deadline(pod: Pod) -> None:
+    """Nobody would ever answer them: the pod is the target of a migration that this node has promised to forget."""
+    pod.b.journal.bury(MIGRATION)
+    waiting = [pod.b.create(container=name) for name in ("before", "main")]
+    await until("they wait", lambda: len(pod.b.gates.of_pod(TARGET_POD)) == 2)
+    with pytest.raises(Conflict, match="promised never"):
+        await pod.b.migrations.put_target(target_request(**INIT))
+    assert [await exit_code(child) for child in waiting] == [1, 1]
+    assert await exit_code(pod.b.create()) == 1, "who comes later is refused by what is on disk"
+    assert pod.b.ticket is TicketState.DESTROYED
 
 
 @pytest.mark.parametrize(

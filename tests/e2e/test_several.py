@@ -318,7 +318,7 @@ def test_containerd_killed_while_one_is_held(several: Several, nodes: tuple[str,
     migrations, (source, target) = several.migrations, nodes
     migrations.run_pod(with_ballast("heavy", migrations.namespace, source))
     wait_for("the memory to be filled", lambda: "ready" in several.log("heavy", "ballast"), seconds=60)
-    logs = follow(several, "heavy", ("one", "ballast"))
+    logs = follow(several, "heavy", "one", "ballast")
     migrations.start("move", "heavy", target={"nodeName": target}, freezeBudgetSeconds=60)
     pod = wait_for("the target pod", lambda: _target_uid(migrations), seconds=60)
     kill = KILL_WHEN_HELD.format(pod=pod, victim=CONTAINERD)

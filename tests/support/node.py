@@ -92,7 +92,7 @@ class AgentNode:
         trust = Trust(Identity(layout.certificate, layout.key), layout.peers, self.network.fetch)
         self.gates = Gates()
         self.peers = PeerClient(trust)
-        self.migrations = Migrations(self.journal, self.tickets, self.clock, self)
+        self.migrations = Migrations(self.journal, self.tickets, self.clock, self, self.gates)
         desk = GateDesk(self.tickets, self.migrations.target_of)
         self.gate_server = GateServer(layout.socket, self.gates, desk, self.processes, _no_dump)
         self.server = PeerServer(trust, PeerBridge(self.migrations, asyncio.get_running_loop()), "127.0.0.1", 0)

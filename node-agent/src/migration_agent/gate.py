@@ -225,6 +225,12 @@ class Gates:
     def of_pod(self, pod_uid: str) -> tuple[Gate, ...]:
         return tuple(gate for gate in self._gates.values() if gate.hello.pod_uid == pod_uid)
 
+    async def refuse_pod(self, pod_uid: str, message: str) -> None:
+        """Refuse everybody who waits for this pod."""
+        for gate in self.of_pod(pod_uid):
+            if not gate.answered:
+                await gate.refuse(message)
+
     def all(self) -> tuple[Gate, ...]:
         return tuple(self._gates.values())
 

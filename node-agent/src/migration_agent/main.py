@@ -135,7 +135,7 @@ async def serve(settings: Settings) -> None:
     sides = NodeSides(
         settings, host, api=api, broker=broker, journal=journal, tickets=tickets, gates=gates, peers=PeerClient(trust)
     )
-    migrations = Migrations(journal, tickets, sides.clock, sides)
+    migrations = Migrations(journal, tickets, sides.clock, sides, gates)
 
     async def post_dump(migration: str, container: str) -> bool:
         return await asyncio.to_thread(broker.arrived, migration, container) is Answer.DONE

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from migration_agent.gate import Gates
 from migration_agent.journal import Journal, JournalDamaged, SourceRecord, TargetRecord
 from migration_agent.peer import Admission, Refused
 from migration_agent.ports import Clock, PeerState
@@ -60,7 +61,8 @@ class _Entry:
 class Migrations:
     """One per agent. Requests about one migration are taken one after another."""
 
-    def __init__(self, journal: Journal, tickets: Tickets, clock: Clock, sides: Sides) -> None:
+    def __init__(self, journal: Journal, tickets: Tickets, clock: Clock, sides: Sides, gates: Gates) -> None:
+        self._gates = gates
         self._journal = journal
         self._tickets = tickets
         self._clock = clock
@@ -134,7 +136,9 @@ class Migrations:
                 entry.target.poke()
                 return self.report(uid)
             if await asyncio.to_thread(self._journal.buried, uid):
-                raise Conflict(f"this node has promised never to resume migration {uid}")
+                raise Conflict(
+                    await self._turn_away(request, f"this node has promised never to resume migration {uid}")
+                )
             record = TargetRecord(request=request, boot_id=await asyncio.to_thread(self._clock.boot_id))
             await self._make_ticket(record)
             self._start_target(record, restarted=False)
@@ -265,6 +269,13 @@ class Migrations:
     def _demand_undamaged(self, uid: str) -> None:
         if uid in self._damaged:
             raise Conflict(f"the journal of migration {uid} on this node is damaged; see the agent's log")
+
+    async def _turn_away(self, request: TargetRequest, message: str) -> str:
+        """Let those who wait at the gate hear it at once, and those who come later from the disk; return `message`."""
+        if await asyncio.to_thread(self._tickets.state, request.pod_uid) is TicketState.NONE:
+            await asyncio.to_thread(self._tickets.destroy, request.pod_uid, ticket_for(request))
+            await self._gates.refuse_pod(request.pod_uid, message)
+        return message
 
     async def _make_ticket(self, record: TargetRecord) -> None:
         """Journal the record and make its ticket; the record first, so that no ticket is ever without one."""

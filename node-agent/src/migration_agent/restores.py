@@ -129,6 +129,4 @@ class Restores:
 
     async def refuse(self, message: str) -> None:
         """Refuse everybody who waits."""
-        for gate in self.gates.of_pod(self.pod_uid):
-            if not gate.answered:
-                await gate.refuse(message)
+        await self.gates.refuse_pod(self.pod_uid, message)

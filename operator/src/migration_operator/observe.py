@@ -84,7 +84,7 @@ async def _late(agents: Agents, o: Observation, limit: float) -> bool | None:
     if status.target.pod_uid or status.decision or o.target_pod or o.source_pod is None or o.source_agent is None:
         return False
     facts, _ = await _pod_facts(agents, o.source_agent.node, o.source_pod)
-    return None if facts is None else freeze_estimate(facts) > limit
+    return None if facts is None else freeze_estimate(o.migration, o.source_pod, facts) > limit
 
 
 async def _agent(kube: Kube, agents: Agents, name: str | None, uid: str) -> AgentView | None:

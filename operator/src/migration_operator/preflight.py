@@ -17,6 +17,9 @@ from migration_operator.observation import NodeView, PreflightFacts
 from migration_operator.pods import Pod, mapping, mappings
 
 FREEZE_BASE_SECONDS = 1.0
+FREEZE_STEP_SECONDS = 1.0
+"""For each sidecar and init container behind the gate: the kubelet looks once a second at what has started or ended."""
+
 FREEZE_BYTES_PER_SECOND = 100 * 1024 * 1024
 """What dump, transfer and restore together were seen to reach on modest nodes."""
 
@@ -189,9 +192,13 @@ def _bytes(facts: PodFacts) -> int:
     return sum(c.memory_bytes for c in facts.containers) + facts.shared_bytes
 
 
-def freeze_estimate(facts: PodFacts) -> float:
+def freeze_estimate(migration: ContainerMigration, pod: Pod, facts: PodFacts) -> float:
     """Return how long the pod may stand still, in seconds."""
-    return FREEZE_BASE_SECONDS + _bytes(facts) / FREEZE_BYTES_PER_SECOND
+    init = [str(c.get("name")) for c in mappings(pod.spec.get("initContainers"))]
+    moved = migration.spec.containers or pod.order
+    behind_the_gate = init[next((i for i, name in enumerate(init) if name in moved), len(init)) :]
+    steps = len(behind_the_gate) * FREEZE_STEP_SECONDS
+    return FREEZE_BASE_SECONDS + steps + _bytes(facts) / FREEZE_BYTES_PER_SECOND
 
 
 def _room(case: _Case, node: NodeView) -> Iterator[Problem]:
@@ -240,7 +247,7 @@ def _freeze(case: _Case) -> Iterator[Problem]:
             )
         return
     memory = _memory(case)
-    estimate = freeze_estimate(case.facts.pod_facts)
+    estimate = freeze_estimate(case.migration, case.pod, case.facts.pod_facts)
     budget = effective_freeze_budget(case.migration.spec.freeze_budget_seconds, case.pod)
     seconds, why = budget.seconds, budget.limited_by
     restore = memory / RESTORE_BYTES_PER_SECOND

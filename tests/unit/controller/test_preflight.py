@@ -8,7 +8,7 @@ import pytest
 
 from migration_api.conditions import PreflightReason as R
 from migration_operator.observation import PreflightFacts
-from migration_operator.preflight import problems
+from migration_operator.preflight import FREEZE_BASE_SECONDS, FREEZE_STEP_SECONDS, freeze_estimate, problems
 from support.controller import (
     FACTS,
     MEBIBYTE,
@@ -216,6 +216,16 @@ def test_the_freeze_is_estimated(mebibytes: int, budget: int, words: str | None)
     got = found(facts, spec={"freezeBudgetSeconds": budget})
     assert [r for r, _ in got] == ([R.FREEZE_TOO_LONG] if words else [])
     assert words is None or words in got[0][1]
+
+
+def test_what_the_kubelet_passes_within_the_freeze_takes_its_time() -> None:
+    """A second for each sidecar and init container from the first that moves."""
+    init = [{"name": "before"}, {"name": "side", "restartPolicy": "Always"}, {"name": "after"}]
+    running: list[dict[str, Any]] = [{"name": "side", "state": {"running": {}}}]
+    pod = source_pod(spec={"initContainers": init}, status={"initContainerStatuses": running})
+    all_move, main_moves = migration(), migration(spec={"containers": ["main"]})
+    assert freeze_estimate(main_moves, pod, pod_facts(0)) == FREEZE_BASE_SECONDS
+    assert freeze_estimate(all_move, pod, pod_facts(0)) == FREEZE_BASE_SECONDS + 2 * FREEZE_STEP_SECONDS
 
 
 def test_a_liveness_probe_limits_the_freeze_and_is_refused_only_when_the_estimate_is_longer() -> None:
