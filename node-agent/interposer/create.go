@@ -117,6 +117,9 @@ func (c *creation) look() error {
 		if err := killRecordedTree(c.dir, c.id.container); err != nil {
 			return fmt.Errorf("cannot make sure that an earlier copy of container %s is dead: %w", c.id.container, err)
 		}
+		if c.isGenerated() {
+			return c.createNoop(false)
+		}
 		return errTransparent
 	}
 	return nil
@@ -142,6 +145,7 @@ type gateAnswer struct {
 	ImageDir string   `json:"imageDir"`
 	Options  []string `json:"options"`
 	Last     bool     `json:"last"`
+	Late     bool     `json:"late"`
 }
 
 // gate asks the agent until there is an answer or the deadline passes. Before each attempt the disk is looked at,
@@ -198,6 +202,8 @@ func (c *creation) obey(conn *agentConn, answer gateAnswer) error {
 		return (&restore{creation: c, conn: conn, imageDir: answer.ImageDir, options: answer.Options}).run()
 	case "fresh":
 		return c.createFresh(answer.Last)
+	case "noop":
+		return c.createNoop(answer.Late)
 	case "keep":
 		if c.keeper != nil {
 			return errors.New("the node agent asked a keeper for a keeper")

@@ -27,19 +27,25 @@ type freshMark struct {
 	Migration string `json:"migration"`
 	Container string `json:"container"`
 	Last      bool   `json:"last"`
+	Late      bool   `json:"late,omitempty"` // the late gate: the agent says when, before the commit
 }
 
 // createFresh marks the container and lets the real runc create it.
 func (c *creation) createFresh(last bool) error {
-	data, err := encode(freshMark{c.id.podUID, c.id.migration, c.id.container, last})
+	if err := c.markFresh(freshMark{Last: last}); err != nil {
+		return fmt.Errorf("container %s cannot be marked as one that waits for the commit: %w", c.id.container, err)
+	}
+	return errTransparent
+}
+
+func (c *creation) markFresh(mark freshMark) error {
+	mark.PodUID, mark.Migration, mark.Container = c.id.podUID, c.id.migration, c.id.container
+	data, err := encode(mark)
 	if err != nil {
 		return err
 	}
 	path := c.cfg.fresh(c.cmd.id)
-	if err := errors.Join(privateDir(filepath.Dir(path)), writeAtomic(path, data)); err != nil {
-		return fmt.Errorf("container %s cannot be marked as one that waits for the commit: %w", c.id.container, err)
-	}
-	return errTransparent
+	return errors.Join(privateDir(filepath.Dir(path)), writeAtomic(path, data))
 }
 
 // readFresh returns the mark of a container that waits for the commit; ok is false for every other one.
@@ -135,7 +141,8 @@ type startRequest struct {
 	PID         int    `json:"pid"`
 }
 
-// wait returns nil when the ticket is resuming. The disk decides; the connection only says that somebody waits.
+// wait returns nil when the ticket is resuming. The disk decides; the connection only says that somebody waits. What waits
+// at the late gate does nothing when it is started, so there the agent's word is enough.
 func (s *freshStart) wait(deadline int64) error {
 	var conn *agentConn
 	defer func() { conn.close() }()
@@ -157,12 +164,23 @@ func (s *freshStart) wait(deadline int64) error {
 		if conn == nil {
 			time.Sleep(startPause)
 		} else if ready, err := pollFds([]int{conn.fd}, startPause); err != nil || ready[0] {
-			conn.close() // it says nothing to us: the agent is gone, or does not know us
+			if err == nil && s.mark.Late && s.called(conn) {
+				return nil
+			}
+			conn.close() // to others it says nothing: the agent is gone, or does not know us
 			conn = nil
 			time.Sleep(startPause)
 		}
 	}
 	return errors.New("it waits for the migration's commit, which did not come in time; the kubelet tries again")
+}
+
+// called says whether the agent has said that the copy is complete: the late gate opens.
+func (s *freshStart) called(conn *agentConn) bool {
+	var answer struct {
+		Action string `json:"action"`
+	}
+	return conn.receive(&answer, boottime()+int64(time.Second), nil) == nil && answer.Action == "go"
 }
 
 func (s *freshStart) announce() *agentConn {

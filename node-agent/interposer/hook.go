@@ -185,7 +185,7 @@ func (h *hook) preResume() error {
 	if err := h.check(); err != nil {
 		return err
 	}
-	ticket, err := readTicketContent(h.file.TicketDir)
+	ticket, err := readTicketContent(h.file.TicketDir, "pending")
 	if err != nil || !slices.Contains(ticket.Containers, h.file.Container) {
 		return errors.Join(errors.New("the ticket does not say that this container is restored"), err)
 	}

@@ -109,7 +109,7 @@ func (r *restore) checkImages() error {
 
 // prepareShared makes what the pod's containers share as it was, before the first of them is restored.
 func (r *restore) prepareShared() error {
-	ticket, err := readTicketContent(r.dir)
+	ticket, err := readTicketContent(r.dir, "pending")
 	if err != nil || len(ticket.Containers) == 0 {
 		return errors.Join(errors.New("the ticket does not say which containers are restored"), err)
 	}

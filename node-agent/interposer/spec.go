@@ -104,19 +104,10 @@ func parseIdentity(data []byte) (identity, error) {
 // setAnnotation returns config.json with one annotation set and every other byte of a value as it was: numbers are
 // never decoded, because a float64 would round the large ones.
 func setAnnotation(data []byte, name, value string) ([]byte, error) {
-	var document map[string]json.RawMessage
-	if err := json.Unmarshal(data, &document); err != nil {
+	const key = "annotations"
+	document, err := object(data, key)
+	if err != nil {
 		return nil, err
-	}
-	if document == nil {
-		return nil, errors.New("config.json is null")
-	}
-	key := "annotations"
-	for candidate := range document {
-		// encoding/json, which runc uses too, matches keys without regard to case.
-		if strings.EqualFold(candidate, key) && candidate != key {
-			return nil, fmt.Errorf("config.json has the unusual key %q", candidate)
-		}
 	}
 	annotations := map[string]json.RawMessage{}
 	if raw, ok := document[key]; ok {
@@ -127,7 +118,6 @@ func setAnnotation(data []byte, name, value string) ([]byte, error) {
 	if annotations == nil { // it was null
 		annotations = map[string]json.RawMessage{}
 	}
-	var err error
 	if annotations[name], err = encode(value); err != nil {
 		return nil, err
 	}
@@ -135,6 +125,26 @@ func setAnnotation(data []byte, name, value string) ([]byte, error) {
 		return nil, err
 	}
 	return encode(document)
+}
+
+// object decodes a JSON object whose fields of these names are about to be replaced.
+func object(data []byte, names ...string) (map[string]json.RawMessage, error) {
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(data, &fields); err != nil {
+		return nil, err
+	}
+	if fields == nil {
+		return nil, errors.New("config.json, or what is replaced in it, is null")
+	}
+	for candidate := range fields {
+		for _, name := range names {
+			// encoding/json, which runc uses too, matches keys without regard to case.
+			if strings.EqualFold(candidate, name) && candidate != name {
+				return nil, fmt.Errorf("config.json has the unusual key %q", candidate)
+			}
+		}
+	}
+	return fields, nil
 }
 
 func encode(value any) ([]byte, error) {
@@ -148,6 +158,11 @@ func encode(value any) ([]byte, error) {
 // annotateBundle writes org.criu.config into the bundle. An existing value is overwritten, never trusted: a pod's user
 // could have set it, and it names a file with options for a privileged CRIU.
 func annotateBundle(bundle, criuConf string) error {
+	return rewriteBundle(bundle, func(data []byte) ([]byte, error) { return setAnnotation(data, criuAnnotation, criuConf) })
+}
+
+// rewriteBundle replaces the bundle's config.json; its owner and mode stay.
+func rewriteBundle(bundle string, change func([]byte) ([]byte, error)) error {
 	path := filepath.Join(bundle, "config.json")
 	data, err := readConfig(bundle)
 	if err != nil {
@@ -157,7 +172,7 @@ func annotateBundle(bundle, criuConf string) error {
 	if err != nil {
 		return err
 	}
-	if data, err = setAnnotation(data, criuAnnotation, criuConf); err != nil {
+	if data, err = change(data); err != nil {
 		return err
 	}
 	file, err := os.CreateTemp(bundle, ".config-*")

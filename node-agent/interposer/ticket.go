@@ -51,12 +51,13 @@ func readTicket(dir string) (ticketState, error) {
 type ticketContent struct {
 	Migration  string   `json:"migration"`
 	Containers []string `json:"containers"` // those that are restored
+	Generated  []string `json:"generated"`  // init containers that the operator added
 }
 
-// readTicketContent reads the ticket while it is pending: who else is restored in this pod.
-func readTicketContent(dir string) (ticketContent, error) {
+// readTicketContent reads the ticket under its present name.
+func readTicketContent(dir, name string) (ticketContent, error) {
 	var content ticketContent
-	file, err := os.OpenFile(filepath.Join(dir, "pending"), os.O_RDONLY|syscall.O_NOFOLLOW, 0)
+	file, err := os.OpenFile(filepath.Join(dir, name), os.O_RDONLY|syscall.O_NOFOLLOW, 0)
 	if err != nil {
 		return content, err
 	}

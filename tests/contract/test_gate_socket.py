@@ -284,10 +284,10 @@ async def test_a_keeper_takes_the_place_of_who_was_told_to_keep(room: Room) -> N
 async def test_who_is_left_out_is_there_as_long_as_its_start_waits(room: Room) -> None:
     client = await room.connect()
     await client.say(role="start", podUID=TARGET_POD, container="left", containerID="c9", pid=1)
-    await until("it waits", lambda: room.gates.starts(TARGET_POD, "left"))
-    assert not room.gates.starts(TARGET_POD, "main")
+    await until("it waits", lambda: room.gates.starter(TARGET_POD, "left"))
+    assert not room.gates.starter(TARGET_POD, "main")
     client.close()
-    await until("it is gone", lambda: not room.gates.starts(TARGET_POD, "left"))
+    await until("it is gone", lambda: not room.gates.starter(TARGET_POD, "left"))
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,7 @@ def start_another_migration(stage: Stage) -> None:
 
 
 POST_START = {"postStart": {"exec": {"command": ["true"]}}}
+NET_ADMIN = {"capabilities": {"add": ["NET_ADMIN"]}}
 PROBE = {"exec": {"command": ["true"]}, "periodSeconds": 60}
 LIVENESS = {"tcpSocket": {"port": 6379}, "initialDelaySeconds": 2, "periodSeconds": 1, "failureThreshold": 3}
 HOSTS = {"name": "hosts", "configMap": {"name": "kube-root-ca.crt"}}
@@ -84,7 +85,11 @@ CASES = [
         spec={"containers": [other_container("main", lifecycle=POST_START), other_container("second")]},
         ask={"containers": ["second"]},
     ),
-    Case(Why.INIT_CONTAINERS, "before", spec={"initContainers": [other_container("before", command=["true"])]}),
+    Case(
+        Why.PRIVILEGED_INIT_CONTAINER,
+        "mesh has the capability NET_ADMIN",
+        spec={"initContainers": [other_container("mesh", command=["true"], securityContext=NET_ADMIN)]},
+    ),
     Case(
         Why.SIDECAR_WITH_PROBES,
         "proxy has a livenessProbe",

@@ -11,7 +11,7 @@ import pytest
 from support.cluster import Kubectl, Manifest, condition, on_node, wait_for
 from support.follower import Follower
 from support.migration import Migrations
-from support.several import COUNTER, Several, container, counters, pod_of
+from support.several import COUNTER, Several, container, counters, follow, no_gap, pod_of
 from support.workloads import BALLAST
 
 
@@ -24,22 +24,6 @@ def target_of(migration: Manifest) -> str:
     return migration["status"]["target"]["podName"]
 
 
-def follow(several: Several, pod: str, names: tuple[str, ...]) -> dict[str, Follower]:
-    logs = {name: Follower(pod, several.migrations.namespace, name) for name in names}
-    wait_for("numbers of all", lambda: all(len(log.lines) >= 10 for log in logs.values()), seconds=20)
-    return logs
-
-
-def no_gap(several: Several, logs: dict[str, Follower], moved: str) -> None:
-    """Every container's log goes on at the very next number."""
-    for name, log in logs.items():
-        seen = log.numbers()
-        assert seen, name
-        wait_for(f"ten more of {name}", lambda name=name: len(several.numbers(moved, name)) >= 10, seconds=20)
-        seen += several.numbers(moved, name)
-        assert seen == list(range(1, len(seen) + 1)), f"the log of {name} has a gap or a repeat"
-
-
 @pytest.mark.usefixtures("clean_nodes")
 @pytest.mark.parametrize("names", [("one", "two"), ("one", "two", "three")], ids=len)
 def test_every_counter_goes_on_at_its_next_number(
@@ -47,7 +31,7 @@ def test_every_counter_goes_on_at_its_next_number(
 ) -> None:
     migrations, (source, target) = several.migrations, nodes
     migrations.run_pod(counters("counters", migrations.namespace, source, *names))
-    logs = follow(several, "counters", names)
+    logs = follow(several, "counters", *names)
     migrations.start("move", "counters", target={"nodeName": target})
     done = migrations.succeeded("move")
     moved = target_of(done)
@@ -173,7 +157,7 @@ def test_one_container_keeps_its_volumes_too(several: Several, nodes: tuple[str,
     volumes: list[Manifest] = [{"name": "data", "emptyDir": {}}]
     manifest = pod_of("keeper", migrations.namespace, source, it, volumes=volumes)
     migrations.run_pod(manifest)
-    logs = follow(several, "keeper", ("main",))
+    logs = follow(several, "keeper", "main")
     migrations.start("move", "keeper", target={"nodeName": target})
     moved = target_of(migrations.succeeded("move"))
     migrations.running(moved)
@@ -225,7 +209,7 @@ def test_a_connection_between_two_containers_goes_on(several: Several, nodes: tu
         container("client", "python3", "-c", LOOPBACK_CLIENT),
     ]
     migrations.run_pod(pod_of("talkers", migrations.namespace, source, *they))
-    logs = follow(several, "talkers", ("server", "client"))
+    logs = follow(several, "talkers", "server", "client")
     migrations.start("move", "talkers", target={"nodeName": target})
     moved = target_of(migrations.succeeded("move"))
     migrations.running(moved)
@@ -243,7 +227,7 @@ def test_a_left_out_container_starts_afresh_after_the_commit(
 ) -> None:
     migrations, (source, target) = several.migrations, nodes
     migrations.run_pod(counters("partly", migrations.namespace, source, *order))
-    logs = follow(several, "partly", ("one", "two"))
+    logs = follow(several, "partly", "one", "two")
     migrations.start("move", "partly", target={"nodeName": target}, containers=["two", "one"])
     done = migrations.succeeded("move")
     moved = target_of(done)
@@ -334,7 +318,7 @@ def test_containerd_killed_while_one_is_held(several: Several, nodes: tuple[str,
     migrations, (source, target) = several.migrations, nodes
     migrations.run_pod(with_ballast("heavy", migrations.namespace, source))
     wait_for("the memory to be filled", lambda: "ready" in several.log("heavy", "ballast"), seconds=60)
-    logs = follow(several, "heavy", ("one", "ballast"))
+    logs = follow(several, "heavy", "one", "ballast")
     migrations.start("move", "heavy", target={"nodeName": target}, freezeBudgetSeconds=60)
     pod = wait_for("the target pod", lambda: _target_uid(migrations), seconds=60)
     kill = KILL_WHEN_HELD.format(pod=pod, victim=CONTAINERD)

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from pydantic import SecretStr
 
@@ -45,7 +46,7 @@ def source_request(
 
 
 def target_request(
-    budget: int = 30, containers: tuple[str, ...] = ("main",), order: tuple[str, ...] = ()
+    budget: int = 30, containers: tuple[str, ...] = ("main",), order: tuple[str, ...] = (), **init: Any
 ) -> TargetRequest:
     return TargetRequest(
         migration=REF,
@@ -56,6 +57,7 @@ def target_request(
         source_node="node-a",
         freeze_budget_seconds=budget,
         shipping=SHIPPING,
+        **init,
     )
 
 

@@ -129,6 +129,10 @@ class Container:
         line, answer = self.ask(keeper=False)
         if answer["action"] == "fresh":
             return self.start_later(last=answer["last"])
+        if answer["action"] == "noop":
+            line.file.close()
+            line.connection.close()
+            return self.do_nothing(late=answer["late"])
         if answer["action"] == "keep":
             line.file.close()
             line.connection.close()
@@ -147,6 +151,26 @@ class Container:
             time.sleep(0.01)
         (self.ticket / f"started.{self.name}").touch()
         return 0
+
+    def do_nothing(self, *, late: bool) -> int:
+        """Be the init container that does nothing; at the late gate its end waits for the agent's word."""
+        if late and os.fork() != 0:
+            return 0
+        while late and not self.called():
+            if (self.ticket / "destroyed").exists():
+                return 1
+            time.sleep(0.01)
+        (self.ticket / f"passed.{self.name}").touch()
+        return 0
+
+    def called(self) -> bool:
+        """Wait at the late gate; return False when the agent goes away."""
+        try:
+            line = Line(self.path)
+            line.say(role="start", **self.who)
+            return (line.hear() or {}).get("action") == "go"
+        except OSError:
+            return False
 
     def ask(self, *, keeper: bool) -> tuple[Line, dict[str, Any]]:
         line = Line(self.path)

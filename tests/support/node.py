@@ -95,7 +95,7 @@ class AgentNode:
         trust = Trust(Identity(layout.certificate, layout.key), layout.peers, self.network.fetch)
         self.gates = Gates()
         self.peers = PeerClient(trust)
-        self.migrations = Migrations(self.journal, self.vault, self.tickets, self.clock, self)
+        self.migrations = Migrations(self.journal, self.vault, self.tickets, self.clock, self, gates=self.gates)
         desk = GateDesk(self.tickets, self.migrations.target_of)
         self.gate_server = GateServer(layout.socket, self.gates, desk, self.processes, _no_dump)
         self.server = PeerServer(trust, PeerBridge(self.migrations, asyncio.get_running_loop()), "127.0.0.1", 0)
@@ -142,6 +142,11 @@ class AgentNode:
     def started(self) -> tuple[str, ...]:
         """The containers that were left out and have started afresh."""
         return tuple(sorted(path.suffix[1:] for path in self.layout.ticket(TARGET_POD).glob("started.*")))
+
+    @property
+    def passed(self) -> tuple[str, ...]:
+        """The init containers that ended, having done nothing."""
+        return tuple(sorted(path.suffix[1:] for path in self.layout.ticket(TARGET_POD).glob("passed.*")))
 
 
 async def _no_dump(migration: str, container: str) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from support.cluster import Kubectl, Manifest
+from support.cluster import Kubectl, Manifest, on_node, wait_for
+from support.follower import Follower
 from support.migration import WORKLOAD, Migrations, pod
 
 COUNTER = "i=0; while :; do i=$((i+1)); echo $i; sleep 0.1; done"
@@ -55,3 +56,34 @@ class Several:
         assert it is not None
         found = [s for s in it["status"]["containerStatuses"] if s["name"] == container_name]
         return found[0]["containerID"].removeprefix("containerd://")
+
+
+def follow(several: Several, pod: str, *names: str) -> dict[str, Follower]:
+    """Follow the logs of counters that have begun to count."""
+    logs = {name: Follower(pod, several.migrations.namespace, name) for name in names}
+    wait_for("numbers of all", lambda: all(len(log.lines) >= 10 for log in logs.values()), seconds=30)
+    return logs
+
+
+def no_gap(several: Several, logs: dict[str, Follower], moved: str) -> None:
+    """Every container's log goes on at the very next number."""
+    for name, log in logs.items():
+        seen = log.numbers()
+        assert seen, name
+        wait_for(f"ten more of {name}", lambda name=name: len(several.numbers(moved, name)) >= 10, seconds=20)
+        seen += several.numbers(moved, name)
+        assert seen == list(range(1, len(seen) + 1)), f"the log of {name} has a gap or a repeat"
+
+
+KILL_SANDBOX = """
+for c in /run/containerd/io.containerd.runtime.v2.task/k8s.io/*; do
+  grep -q '"io.kubernetes.cri.container-type":"sandbox"' $c/config.json 2>/dev/null || continue
+  grep -q '"io.kubernetes.cri.sandbox-uid":"{uid}"' $c/config.json && kill -9 $(cat $c/init.pid) && echo killed
+done
+true
+"""
+
+
+def kill_sandbox(kubectl: Kubectl, node: str, uid: str) -> None:
+    """Kill the pause process of a pod's sandbox."""
+    assert on_node(kubectl, node, KILL_SANDBOX.format(uid=uid)).strip() == "killed"

@@ -86,6 +86,11 @@ class Gate:
         self.answered = True
         await self.link.say(action="fresh", last=last)
 
+    async def do_nothing(self, *, late: bool) -> None:
+        """Let it create its container with a program that does nothing; with `late` its `start` waits for `go`."""
+        self.answered = True
+        await self.link.say(action="noop", late=late)
+
     async def refuse(self, message: str) -> None:
         self.answered = True
         await self.link.say(action="refuse", message=message[:30000])
@@ -139,10 +144,17 @@ class Waiting:
 
 @dataclass
 class Starter:
-    """The `start` of a container that is left out; it waits for the commit."""
+    """The `start` of a container that is left out and waits for the commit, or of the late gate."""
 
     key: tuple[str, str]
     link: Link
+    called: bool = False
+    """It was told to go on."""
+
+    async def go(self) -> None:
+        """Open the late gate; others do not listen."""
+        self.called = True
+        await self.link.say(action="go")
 
 
 class GateListener(Protocol):
@@ -188,10 +200,10 @@ class Gates:
         """Return the hook of this container that waits at pre-resume."""
         return self._barrier.get((pod_uid, container))
 
-    def starts(self, pod_uid: str, container: str) -> bool:
-        """Say whether this left out container is created and its `start` waits."""
+    def starter(self, pod_uid: str, container: str) -> Starter | None:
+        """Return who waits to start this container, which is created."""
         starter = self._starters.get((pod_uid, container))
-        return starter is not None and starter.link.alive()
+        return starter if starter is not None and starter.link.alive() and not starter.called else None
 
     def place(self, pod_uid: str, container: str) -> Place:
         """Return how far this container is."""
@@ -212,6 +224,12 @@ class Gates:
 
     def of_pod(self, pod_uid: str) -> tuple[Gate, ...]:
         return tuple(gate for gate in self._gates.values() if gate.hello.pod_uid == pod_uid)
+
+    async def refuse_pod(self, pod_uid: str, message: str) -> None:
+        """Refuse everybody who waits for this pod."""
+        for gate in self.of_pod(pod_uid):
+            if not gate.answered:
+                await gate.refuse(message)
 
     def all(self) -> tuple[Gate, ...]:
         return tuple(self._gates.values())

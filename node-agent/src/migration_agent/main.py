@@ -160,7 +160,7 @@ async def serve(settings: Settings) -> None:
         gates=gates,
         peers=PeerClient(trust, places.store_of, limit=_limit(settings)),
     )
-    migrations = Migrations(journal, vault, tickets, sides.clock, sides)
+    migrations = Migrations(journal, vault, tickets, sides.clock, sides, gates=gates)
 
     async def post_dump(migration: str, container: str) -> bool:
         return await asyncio.to_thread(broker.arrived, migration, container) is Answer.DONE

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from migration_agent.gate import Gates
 from migration_agent.journal import Journal, JournalDamaged, SourceRecord, TargetRecord
 from migration_agent.peer import Admission, Refused
 from migration_agent.ports import Clock, PeerState
 from migration_agent.source import SourceSide
 from migration_agent.target import TargetSide
-from migration_agent.ticket import Ticket, TicketConflict, Tickets, TicketState
+from migration_agent.ticket import Ticket, TicketConflict, Tickets, TicketState, ticket_for
 from migration_agent.transport.frames import Question
 from migration_agent.transport.manifest import ManifestEntry
 from migration_agent.vault import OtherKey, Vault
@@ -61,7 +62,10 @@ class _Entry:
 class Migrations:
     """One per agent. Requests about one migration are taken one after another."""
 
-    def __init__(self, journal: Journal, vault: Vault, tickets: Tickets, clock: Clock, sides: Sides) -> None:
+    def __init__(
+        self, journal: Journal, vault: Vault, tickets: Tickets, clock: Clock, sides: Sides, *, gates: Gates
+    ) -> None:
+        self._gates = gates
         self._journal = journal
         self._vault = vault
         self._tickets = tickets
@@ -142,7 +146,9 @@ class Migrations:
                 entry.target.poke()
                 return self.report(uid)
             if await asyncio.to_thread(self._journal.buried, uid):
-                raise Conflict(f"this node has promised never to resume migration {uid}")
+                raise Conflict(
+                    await self._turn_away(request, f"this node has promised never to resume migration {uid}")
+                )
             await self._keep(uid, request.shipping)
             record = TargetRecord(request=task, boot_id=await asyncio.to_thread(self._clock.boot_id))
             try:
@@ -287,6 +293,13 @@ class Migrations:
         except OtherKey as error:
             raise Conflict(str(error)) from error
 
+    async def _turn_away(self, request: TargetRequest, message: str) -> str:
+        """Let those who wait at the gate hear it at once, and those who come later from the disk; return `message`."""
+        if await asyncio.to_thread(self._tickets.state, request.pod_uid) is TicketState.NONE:
+            await asyncio.to_thread(self._tickets.destroy, request.pod_uid, ticket_for(request))
+            await self._gates.refuse_pod(request.pod_uid, message)
+        return message
+
     async def _make_ticket(self, record: TargetRecord) -> None:
         """Journal the record and make its ticket; the record first, so that no ticket is ever without one."""
         request = record.request
@@ -297,9 +310,8 @@ class Migrations:
         if held in {TicketState.RESUMING, TicketState.DESTROYED}:
             raise Conflict(f"the ticket of pod {request.pod_uid} is used up: it is {held}")
         await asyncio.to_thread(self._journal.save, record)
-        ticket = Ticket(migration=request.migration.uid, containers=request.containers)
         try:
-            await asyncio.to_thread(self._tickets.create, request.pod_uid, ticket)
+            await asyncio.to_thread(self._tickets.create, request.pod_uid, ticket_for(request))
         except TicketConflict as error:
             await asyncio.to_thread(self._journal.forget, request.migration.uid)
             raise Conflict(str(error)) from error

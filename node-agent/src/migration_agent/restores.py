@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from migration_agent.gate import Gate, Gates, Hook
+from migration_agent.gate import Gate, Gates, Hook, Starter
 from migration_agent.journal import TargetRecord
 from migration_agent.lineup import Lineup
 from migration_agent.paths import ONLY_LOOPBACK, SHARED_DIRECTORY, Layout
@@ -61,7 +61,12 @@ class Restores:
     def accompanied(self) -> bool:
         """Say whether all that are left out are created and wait for their start: then the pod can run as a whole."""
         left_out = (name for name in self.request.all_containers if name not in self.request.containers)
-        return all(self.gates.starts(self.pod_uid, name) for name in left_out)
+        return all(self.gates.starter(self.pod_uid, name) for name in left_out)
+
+    def late_gate(self) -> Starter | None:
+        """Return who waits at the late gate for the copy to be complete."""
+        name = self.request.late_gate
+        return None if name is None else self.gates.starter(self.pod_uid, name)
 
     def held_processes(self) -> tuple[ProcessRef, ...]:
         """Return the processes of the trees that are held and of those who hold them."""
@@ -83,7 +88,9 @@ class Restores:
             if gate.answered:
                 continue
             last = name == self.request.all_containers[-1]
-            if name not in self.request.all_containers:
+            if name in self.request.init:
+                await gate.do_nothing(late=name == self.request.late_gate)
+            elif name not in self.request.all_containers:
                 await gate.refuse(f"migration {self.request.migration.uid} knows no container {name} of this pod")
             elif name not in self.request.containers:
                 await gate.start_afresh(last=last)
@@ -122,6 +129,4 @@ class Restores:
 
     async def refuse(self, message: str) -> None:
         """Refuse everybody who waits."""
-        for gate in self.gates.of_pod(self.pod_uid):
-            if not gate.answered:
-                await gate.refuse(message)
+        await self.gates.refuse_pod(self.pod_uid, message)

@@ -20,7 +20,7 @@ from migration_agent.seen import Gone, Seen, Verdict
 from migration_agent.side import Side
 from migration_agent.target_plan import TargetObservation, TargetStep, next_target_step
 from migration_agent.target_report import target_report
-from migration_agent.ticket import Ticket, Tickets, TicketState
+from migration_agent.ticket import Tickets, TicketState, ticket_for
 from migration_agent.transport.chunks import Seal
 from migration_agent.transport.manifest import ManifestEntry, verify
 from migration_agent.vault import Vault
@@ -143,6 +143,7 @@ class TargetSide(Side):
             ours=self._ours(self._seen),
             received=self.record.entries is not None,
             gate=waiting is not None,
+            late=restores.late_gate() is not None,
             restoring=lineup.restoring,
             held=held,
             resume_sent=held and all(hook.resume_sent for hook in restores.hooks()),
@@ -241,10 +242,8 @@ class TargetSide(Side):
 
     def report(self) -> TargetReport:
         """Return the target side as it is now."""
-        restores, now_ns = self._restores, self.tools.clock.boottime_ns()
-        return target_report(
-            self.record, self.intake, restores.waiting(), self._ticket_state, restores.lineup(), now_ns=now_ns
-        )
+        now_ns = self.tools.clock.boottime_ns()
+        return target_report(self.record, self.intake, self._restores, self._ticket_state, now_ns=now_ns)
 
     async def save(self, **changes: Any) -> None:
         """Journal changes; they are on disk, and only then known here, when this returns."""
@@ -306,6 +305,7 @@ class TargetSide(Side):
     async def _act(self, step: TargetStep) -> None:
         acts: dict[TargetStep, Callable[[], Awaitable[None]]] = {
             TargetStep.MAKE_TICKET: self._make_ticket,
+            TargetStep.OPEN: self._open_late_gate,
             TargetStep.RESTORE: self._restore,
             TargetStep.REFUSE: self._refuse_gate,
             TargetStep.LOSE: self._lose,
@@ -327,11 +327,13 @@ class TargetSide(Side):
             await acts[step]()
 
     async def _make_ticket(self) -> None:
-        await asyncio.to_thread(self.tools.tickets.create, self._pod_uid, self._ticket())
+        await asyncio.to_thread(self.tools.tickets.create, self._pod_uid, ticket_for(self.record.request))
         self.poke()
 
-    def _ticket(self) -> Ticket:
-        return Ticket(migration=self.ref.uid, containers=self.record.request.containers)
+    async def _open_late_gate(self) -> None:
+        waiting = self._restores.late_gate()
+        if waiting is not None:
+            await waiting.go()
 
     async def _restore(self) -> None:
         """Let the next one restore; it is journalled first, and of the earlier ones only those that are held live."""
@@ -361,7 +363,8 @@ class TargetSide(Side):
             self._progress_ns = self.tools.clock.boottime_ns()
 
     async def _destroy(self) -> None:
-        self._ticket_state = await asyncio.to_thread(self.tools.tickets.destroy, self._pod_uid, self._ticket())
+        ticket = ticket_for(self.record.request)
+        self._ticket_state = await asyncio.to_thread(self.tools.tickets.destroy, self._pod_uid, ticket)
         log.info("migration %s: the ticket of pod %s is %s now", self.ref.uid, self._pod_uid, self._ticket_state)
         self.poke()
 

@@ -19,6 +19,8 @@ class TargetStep(StrEnum):
     """One idempotent act, or none."""
 
     MAKE_TICKET = "make-ticket"
+    OPEN = "open"
+    """The copy is complete: let the late gate end, so that the kubelet goes on to the containers."""
     RESTORE = "restore"
     """Answer `restore` to the gate."""
     REFUSE = "refuse"
@@ -65,6 +67,8 @@ class TargetObservation:
     """The checkpoint lies here, complete and verified, and was received in this boot."""
     gate: bool = False
     """An interposer waits at the gate, and those of the containers before it are held."""
+    late: bool = False
+    """Somebody waits at the late gate."""
     restoring: bool = False
     """A tree is being made, or on its way to run: its interposer lives."""
     held: bool = False
@@ -136,6 +140,8 @@ def _committed(it: TargetObservation) -> TargetStep:
 
 
 def _restore(it: TargetObservation) -> TargetStep:
+    if it.late and it.received:
+        return TargetStep.OPEN
     ready = it.gate and it.received and it.clear and not it.restoring
     return TargetStep.RESTORE if ready else TargetStep.WAIT
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from migration_agent.gate import Gate
 from migration_agent.gate_messages import CREATE_NS
 from migration_agent.intake import Intake
 from migration_agent.journal import TargetRecord
-from migration_agent.lineup import Lineup
+from migration_agent.restores import Restores
 from migration_agent.ticket import TicketState
 from migration_api.wire import TargetReport, TargetState
 
 
 def target_report(
-    record: TargetRecord, intake: Intake, waiting: Gate | None, ticket: TicketState, lineup: Lineup, *, now_ns: int
+    record: TargetRecord, intake: Intake, restores: Restores, ticket: TicketState, *, now_ns: int
 ) -> TargetReport:
-    """Return the report; `waiting` is whose turn it is at the gate, `now_ns` is CLOCK_BOOTTIME."""
-    age = None
+    """Return the report; `now_ns` is CLOCK_BOOTTIME."""
+    age, late = None, restores.late_gate() is not None
+    waiting, lineup = restores.waiting(), restores.lineup()
     if waiting is not None and not lineup.engaged:
         began = waiting.hello.deadline_boottime_ns - CREATE_NS
         age = max(0.0, (now_ns - began) / 1e9)
@@ -26,12 +26,13 @@ def target_report(
         (lineup.engaged, TargetState.RESTORING),
         (record.entries is not None, TargetState.RECEIVED),
         (intake.receiving, TargetState.RECEIVING),
-        (waiting is not None, TargetState.AT_GATE),
+        (waiting is not None or late, TargetState.AT_GATE),
     )
     return TargetReport(
         state=next((state for holds, state in facts if holds), TargetState.PREPARED),
         settled=record.settled,
         gate_age_seconds=age,
+        at_late_gate=late,
         bytes_received=intake.bytes_received or sum(entry.size for entry in record.entries or ()),
         received_at=record.received_at,
         held_at=record.held_at,

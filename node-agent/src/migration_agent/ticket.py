@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from migration_agent.paths import Layout, create_durably, sync_directory
 from migration_api.base import Model
 from migration_api.migration import ContainerName, Uid
+from migration_api.wire import TargetTask
 
 _TICKET_BYTES = 64 * 1024
 
@@ -43,6 +44,13 @@ class Ticket(Model):
 
     migration: Uid
     containers: tuple[ContainerName, ...]
+    generated: tuple[ContainerName, ...] = ()
+    """Init containers that the operator added: in every sandbox of the pod they do nothing."""
+
+
+def ticket_for(request: TargetTask) -> Ticket:
+    """Return the ticket of the pod that was asked for."""
+    return Ticket(migration=request.migration.uid, containers=request.containers, generated=request.generated)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from migration_api.wire import Failure, MigrationRef, Shipping, SourceRequest, T
 from migration_operator.agents import AgentRefused, Agents, AgentUnreachable
 from migration_operator.events import events
 from migration_operator.freeze_budget import effective_freeze_budget
+from migration_operator.generated import late_gate_name, names_of
 from migration_operator.kube import Kube, KubeError
 from migration_operator.node_checks import mismatches
 from migration_operator.observation import AgentView, NodeView, Observation, agent_trouble
@@ -143,7 +144,7 @@ async def _create_target(turn: Turn) -> None:
         excluded |= await _without_the_store(turn, [other for other in others if other.name not in excluded])
     name = o.migration.status.target.pod_name or ""
     try:
-        await turn.kube.create_pod(target_pod(o.source_pod, o.migration, name, excluded=excluded))
+        await turn.kube.create_pod(target_pod(o.source_pod, o.migration, name, excluded=excluded, late=bool(o.late)))
     except KubeError as error:
         if error.status not in _POD_REFUSED:
             raise
@@ -189,6 +190,7 @@ async def _prepare_target(turn: Turn) -> None:
     o, agent = turn.o, _published(turn.o.target_agent)
     if o.target_pod is None or o.source_pod is None or o.source_agent is None:
         raise Incomplete("there is no target pod or no source")
+    generated, late = names_of(turn.ref.uid, o.target_pod), late_gate_name(turn.ref.uid)
     request = TargetRequest(
         migration=turn.ref,
         pod_name=o.target_pod.name,
@@ -198,6 +200,9 @@ async def _prepare_target(turn: Turn) -> None:
         source_node=o.source_agent.node.name,
         freeze_budget_seconds=_freeze_budget(o, o.source_pod),
         shipping=await _shipping(turn),
+        init=tuple(name for name in o.target_pod.init_names if name in {*generated, *o.source_pod.init_names}),
+        generated=generated,
+        late_gate=late if late in generated else None,
     )
     await _put(turn.agents.put_target(agent, request), Reason.TARGET_FAILED, agent)
 
@@ -229,7 +234,7 @@ async def _put(request: Awaitable[None], reason: Reason, agent: MigrationNode) -
 
 
 def _order(o: Observation) -> tuple[str, ...]:
-    return o.source_pod.container_names if o.source_pod else ()
+    return o.source_pod.order if o.source_pod else ()
 
 
 def _containers(o: Observation) -> tuple[str, ...]:

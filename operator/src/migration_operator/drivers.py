@@ -22,9 +22,9 @@ from migration_operator.metrics import Metrics
 from migration_operator.observation import AgentView, Observation
 from migration_operator.observe import observe
 from migration_operator.plan import plan
+from migration_operator.rules import Rules
 from migration_operator.status import patch, report
 from migration_operator.step import Action, Step
-from migration_operator.transport_facts import TransportRules
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ _AT_REST = {Action.WAIT, Action.SETTLE}
 class Driver:
     """Drives one migration until nothing is left to do, or the object is gone."""
 
-    def __init__(self, kube: Kube, agents: Agents, metrics: Metrics, rules: TransportRules, ref: MigrationRef) -> None:
+    def __init__(self, kube: Kube, agents: Agents, metrics: Metrics, rules: Rules, ref: MigrationRef) -> None:
         self.ref = ref
         self.turned_at = _clock()
         """When it looked last, by the loop's clock: how the liveness probe knows that it lives."""
@@ -103,7 +103,7 @@ class Driver:
         if step.action is Action.REST:
             return False
         try:
-            await act(Turn(self._kube, self._agents, self._rules, o, step, status, changes))
+            await act(Turn(self._kube, self._agents, self._rules.transport, o, step, status, changes))
         except Refused as refused:
             self._refusal = refused.failure
             return True
@@ -148,7 +148,7 @@ class Driver:
 class Drivers:
     """The drivers of all unfinished migrations; one for each UID."""
 
-    def __init__(self, kube: Kube, agents: Agents, metrics: Metrics, rules: TransportRules) -> None:
+    def __init__(self, kube: Kube, agents: Agents, metrics: Metrics, rules: Rules) -> None:
         self._kube = kube
         self._agents = agents
         self._metrics = metrics

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from migration_operator.pods import Json, Pod, mapping, mappings
+from migration_operator.pods import Pod, mapping
 
 MARGIN_SECONDS = 2.0
 """From the end of the budget to the first answered probe: the agent looks every second, then thaws the source."""
@@ -43,7 +43,7 @@ def effective_freeze_budget(spec_seconds: int, pod: Pod) -> FreezeBudget:
 
 
 def _of_probes(pod: Pod) -> Iterator[FreezeBudget]:
-    for container in (*mappings(pod.spec.get("containers")), *sidecars(pod)):
+    for container in pod.lasting:
         probe = mapping(container.get("livenessProbe"))
         if not any(kind in probe for kind in _NETWORK_PROBES):
             continue
@@ -55,8 +55,3 @@ def _of_probes(pod: Pod) -> Iterator[FreezeBudget]:
             f"the liveness probe of container {container.get('name')} kills it after {threshold} failures, "
             f"one every {period} s",
         )
-
-
-def sidecars(pod: Pod) -> list[Json]:
-    """Return the pod's native sidecars: init containers that never end."""
-    return [c for c in mappings(pod.spec.get("initContainers")) if c.get("restartPolicy") == "Always"]

@@ -22,7 +22,7 @@ from migration_operator.kube import Kube
 from migration_operator.metrics import Metrics
 from migration_operator.node_labels import NodeLabels
 from migration_operator.observation import is_finished
-from migration_operator.transport_facts import TransportRules
+from migration_operator.rules import Rules
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Context:
 
     kube: Kube
     agents: Agents
-    rules: TransportRules = field(default_factory=TransportRules)
+    rules: Rules = field(default_factory=Rules)
     metrics: Metrics = field(init=False)
     drivers: Drivers = field(init=False)
     labels: NodeLabels = field(init=False)

@@ -1,6 +1,6 @@
 """The operator's process: `container-migration-operator`.
 
-Environment: AGENT_TOKEN_FILE (the token shown to agents), LOG_LEVEL, and what `TransportRules.from_environment` reads.
+Environment: AGENT_TOKEN_FILE (the token shown to agents), LOG_LEVEL, and what `Rules.from_environment` reads.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import kopf
 from migration_operator.agents import Agents
 from migration_operator.handlers import Context, registry_for
 from migration_operator.kube import Kube
-from migration_operator.transport_facts import TransportRules
+from migration_operator.rules import Rules
 
 HEALTH = "http://0.0.0.0:8080/healthz"
 _TOKEN_FILE = "/var/run/secrets/container-migration/token"  # noqa: S105  a path
@@ -26,7 +26,7 @@ async def run() -> None:
     """Run until a signal ends it; migrations are left as they are, and the next operator continues them."""
     kube = await Kube.connect()
     agents = Agents(Path(os.environ.get("AGENT_TOKEN_FILE", _TOKEN_FILE)))
-    context = Context(kube, agents, TransportRules.from_environment(os.environ))
+    context = Context(kube, agents, Rules.from_environment(os.environ))
     context.metrics.serve()
     loops = [
         asyncio.create_task(context.labels.run(), name="node labels"),

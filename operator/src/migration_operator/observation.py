@@ -121,6 +121,8 @@ class Observation:
         source_agent: absent until the migration has begun.
         target_agent: absent until `status.target.nodeName` is written.
         refusal: an agent's refusal of the last request, which would be refused again.
+        late: whether the target pod, which is to be created, needs a late gate; None when the source's agent did not
+            say how much there is to copy.
     """
 
     now: datetime
@@ -132,6 +134,7 @@ class Observation:
     source_agent: AgentView | None = None
     target_agent: AgentView | None = None
     refusal: Failure | None = None
+    late: bool | None = False
 
     @property
     def decision(self) -> Decision | None:

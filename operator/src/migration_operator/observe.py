@@ -20,6 +20,8 @@ from migration_operator.observation import (
     is_finished,
 )
 from migration_operator.pods import Json, Pod, mapping, mappings
+from migration_operator.preflight import freeze_estimate
+from migration_operator.rules import Rules
 from migration_operator.shipping import NoAccess, secret_facts, store_access
 from migration_operator.store_probe import try_store
 from migration_operator.target_pod import name_for
@@ -28,9 +30,16 @@ from migration_operator.transport_facts import TransportFacts, TransportRules
 
 
 async def observe(
-    kube: Kube, agents: Agents, ref: MigrationRef, refusal: Failure | None, rules: TransportRules
+    kube: Kube, agents: Agents, ref: MigrationRef, refusal: Failure | None, rules: Rules
 ) -> Observation | None:
     """Return what there is now; None when there is no such migration any more.
+
+    Args:
+        kube: the API server.
+        agents: the nodes' agents.
+        ref: the migration.
+        refusal: an agent's refusal of the last request.
+        rules: what the chart's values say.
 
     Raises:
         KubeError: the API server did not answer; without it nothing can be decided.
@@ -41,10 +50,11 @@ async def observe(
     if is_finished(migration):
         return Observation(now(), migration)
     if migration.status.source.pod_uid is not None:
-        return await _begun(kube, agents, migration, refusal)
+        begun = await _begun(kube, agents, migration, refusal)
+        return replace(begun, late=await _late(agents, begun, rules))
     if migration.status.decision is Decision.ABORT:
         return Observation(now(), migration)
-    facts = await _preflight(kube, agents, migration, rules)
+    facts = await _preflight(kube, agents, migration, rules.transport)
     return Observation(now(), migration, preflight=facts)
 
 
@@ -71,6 +81,18 @@ async def _begun(kube: Kube, agents: Agents, migration: ContainerMigration, refu
         target_agent=target_agent,
         refusal=refusal,
     )
+
+
+async def _late(agents: Agents, o: Observation, rules: Rules) -> bool | None:
+    """Ask the source's agent how much there is to copy, when the target pod is about to be created."""
+    status = o.migration.status
+    if status.target.pod_uid or status.decision or o.target_pod or o.source_pod is None or o.source_agent is None:
+        return False
+    facts, _ = await _pod_facts(agents, o.source_agent.node, o.source_pod)
+    if facts is None:
+        return None
+    estimate = freeze_estimate(o.migration, o.source_pod, facts, rules.transport.transport(o.migration))
+    return estimate > rules.late_gate_seconds
 
 
 async def _agent(kube: Kube, agents: Agents, name: str | None, uid: str) -> AgentView | None:

@@ -135,6 +135,8 @@ def prepare_the_target_first(o: Observation) -> Step | None:
     if pod is None:
         if o.target_name_taken:
             return _abort(Reason.TARGET_FAILED, f"another pod took the name {recorded.pod_name} of the target pod")
+        if o.late is None:
+            return unreachable(o.source_agent, "it must say how much there is to copy; nothing was touched yet")
         return Step(Action.CREATE_TARGET, Reason.PREPARING_TARGET, f"creating the target pod {recorded.pod_name}")
     if recorded.pod_uid is None or (recorded.node_name is None and pod.node_name is not None):
         return Step(Action.RECORD_TARGET, Reason.PREPARING_TARGET, f"the target pod {pod.name} was created")
@@ -158,8 +160,8 @@ def tell_the_target(o: Observation) -> Step | None:
 
 
 def reach_the_gate(o: Observation) -> Step | None:
-    """The freeze starts only at a gate that leaves time enough to restore."""
-    if o.source is not None or o.target is None:
+    """The freeze starts only at a gate that leaves time enough to restore, or at the late gate, which has no limit."""
+    if o.source is not None or o.target is None or o.target.at_late_gate:
         return None
     pod, age = o.migration.status.target.pod_name, o.target.gate_age_seconds
     if age is None:

@@ -21,6 +21,10 @@ def mappings(value: object) -> list[Json]:
     return [mapping(item) for item in cast("list[object]", value)] if isinstance(value, list) else []
 
 
+def _never_ends(container: Json) -> bool:
+    return container.get("restartPolicy") == "Always"
+
+
 @dataclass(frozen=True)
 class Pod:
     """One pod.
@@ -80,12 +84,36 @@ class Pod:
         return mapping(self.metadata.get("annotations")).get(ANNOTATION_MIGRATION)
 
     @property
-    def container_names(self) -> tuple[str, ...]:
-        return tuple(str(c.get("name", "")) for c in mappings(self.spec.get("containers")))
+    def sidecars(self) -> list[Json]:
+        """The native sidecars: init containers that never end."""
+        return [c for c in mappings(self.spec.get("initContainers")) if _never_ends(c)]
+
+    @property
+    def init_containers(self) -> list[Json]:
+        """The init containers that end."""
+        return [c for c in mappings(self.spec.get("initContainers")) if not _never_ends(c)]
+
+    @property
+    def init_names(self) -> tuple[str, ...]:
+        return tuple(str(c.get("name", "")) for c in self.init_containers)
+
+    @property
+    def lasting(self) -> list[Json]:
+        """The containers that live as long as the pod, in the order in which the kubelet starts them."""
+        return [*self.sidecars, *mappings(self.spec.get("containers"))]
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """The names of `lasting`."""
+        return tuple(str(c.get("name", "")) for c in self.lasting)
 
     @property
     def container_statuses(self) -> list[Json]:
-        return mappings(self.status.get("containerStatuses"))
+        """Of all containers, init containers among them."""
+        return [status for key in ("initContainerStatuses", "containerStatuses") for status in self._statuses(key)]
+
+    def _statuses(self, key: str) -> list[Json]:
+        return mappings(self.status.get(key))
 
     def trouble(self) -> str:
         """Return what scheduler or kubelet say is in the way, in their own words; empty when they say nothing."""

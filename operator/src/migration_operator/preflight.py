@@ -5,27 +5,41 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from typing import cast
 
 from migration_api.conditions import PreflightReason as Why
 from migration_api.migration import ContainerMigration
 from migration_api.names import RUNTIME_HANDLER
-from migration_operator.freeze_budget import effective_freeze_budget, sidecars
+from migration_api.transport import Transport
+from migration_api.wire import PodFacts
+from migration_operator.freeze_budget import effective_freeze_budget
 from migration_operator.node_checks import Problem, mismatches, node_problems, unfit
 from migration_operator.observation import NodeView, PreflightFacts
 from migration_operator.pods import Pod, mapping, mappings
 from migration_operator.transport_checks import transport_problems
 
 FREEZE_BASE_SECONDS = 1.0
+FREEZE_STEP_SECONDS = 1.0
+"""For each sidecar and init container behind the gate: the kubelet looks once a second at what has started or ended."""
+
 FREEZE_BYTES_PER_SECOND = 100 * 1024 * 1024
 """What dump, transfer and restore together were seen to reach on modest nodes."""
 
-FREEZE_LIMIT_SECONDS = 60.0
-"""Beyond it the kubelet's 2 minutes for a container's start may not suffice."""
+LATE_GATE_SECONDS = 60.0
+"""Beyond it the kubelet's 2 minutes for a container's start may not suffice for copy and restore: by default the
+containers' start begins then when the copy is complete."""
+
+RESTORE_BYTES_PER_SECOND = 200 * 1024 * 1024
+"""What the restore alone was seen to reach on modest nodes, at the slowest."""
+
+RESTORE_LIMIT_SECONDS = 90.0
+"""Of the 110 s that a container's start may take, those that are left for the restore of all."""
 
 ROOM_FACTOR = 1.2
 """How much more than its memory a checkpoint may take: descriptors and changed files."""
 
 _MOVABLE_VOLUMES = {"configMap", "secret", "projected", "downwardAPI", "emptyDir"}
+_NETWORK_CAPABILITIES = {"NET_ADMIN", "NET_RAW", "SYS_ADMIN", "ALL"}
 _HOST_NAMESPACES = ("hostNetwork", "hostPID", "hostIPC")
 _MEBIBYTE = 1024 * 1024
 
@@ -65,7 +79,8 @@ def _running(case: _Case) -> Iterator[Problem]:
             f"pod {pod.name} is {pod.phase or 'not scheduled yet'}, not Running{f' ({trouble})' if trouble else ''}",
         )
     else:
-        stopped = [str(s.get("name")) for s in pod.container_statuses if "running" not in mapping(s.get("state"))]
+        ended = [s for s in pod.container_statuses if "running" not in mapping(s.get("state"))]
+        stopped = [str(s.get("name")) for s in ended if s.get("name") in pod.order]
         if stopped:
             yield Problem(
                 Why.POD_NOT_RUNNING,
@@ -81,25 +96,37 @@ def _owner(case: _Case) -> Iterator[Problem]:
 
 
 def _containers(case: _Case) -> Iterator[Problem]:
-    pod, names = case.pod, case.pod.container_names
+    pod, names = case.pod, case.pod.order
     for name in case.migration.spec.containers or ():
         if name not in names:
             yield Problem(Why.CONTAINER_NOT_FOUND, f"pod {pod.name} has no container {name}; it has {', '.join(names)}")
     asked = case.migration.spec.containers or names
-    for container in mappings(pod.spec.get("containers"))[:-1]:
+    for container in pod.lasting[:-1]:
         name = str(container.get("name"))
         if name not in asked and "postStart" in mapping(container.get("lifecycle")):
             yield Problem(Why.POST_START_HOOK, f"spec.containers leaves out {name}, which has a postStart hook")
-    for field, kind, reason in (
-        ("initContainers", "init", Why.INIT_CONTAINERS),
-        ("ephemeralContainers", "ephemeral", Why.EPHEMERAL_CONTAINERS),
-    ):
-        if found := [str(c.get("name")) for c in mappings(pod.spec.get(field))]:
-            yield Problem(reason, f"pod {pod.name} has {kind} containers ({', '.join(found)})")
+    if found := [str(c.get("name")) for c in mappings(pod.spec.get("ephemeralContainers"))]:
+        yield Problem(Why.EPHEMERAL_CONTAINERS, f"pod {pod.name} has ephemeral containers ({', '.join(found)})")
+
+
+def _init_containers(case: _Case) -> Iterator[Problem]:
+    for container in case.pod.init_containers:
+        context = mapping(container.get("securityContext"))
+        added = {str(it).removeprefix("CAP_") for it in _strings(mapping(context.get("capabilities")).get("add"))}
+        found = sorted(added & _NETWORK_CAPABILITIES)
+        what = (
+            "is privileged" if context.get("privileged") else f"has the capability {', '.join(found)}" if found else ""
+        )
+        if what:
+            yield Problem(Why.PRIVILEGED_INIT_CONTAINER, f"init container {container.get('name')} {what}")
+
+
+def _strings(value: object) -> list[object]:
+    return cast("list[object]", value) if isinstance(value, list) else []
 
 
 def _sidecars(case: _Case) -> Iterator[Problem]:
-    for sidecar in sidecars(case.pod):
+    for sidecar in case.pod.sidecars:
         if probes := [probe for probe in ("startupProbe", "livenessProbe") if sidecar.get(probe)]:
             yield Problem(Why.SIDECAR_WITH_PROBES, f"the sidecar {sidecar.get('name')} has a {' and a '.join(probes)}")
 
@@ -121,8 +148,7 @@ def _volumes(case: _Case) -> Iterator[Problem]:
                 f"the volume {volume.get('name')} ({', '.join(kinds)}) cannot move to another node; "
                 f"only {', '.join(sorted(_MOVABLE_VOLUMES))} can",
             )
-    containers = (*mappings(case.pod.spec.get("containers")), *sidecars(case.pod))
-    mounts = [m for c in containers for m in mappings(c.get("volumeMounts"))]
+    mounts = [m for c in case.pod.lasting for m in mappings(c.get("volumeMounts"))]
     if any(str(m.get("mountPath", "")).rstrip("/") == "/etc/hosts" for m in mounts):
         yield Problem(Why.HOSTS_FILE_MOUNTED, f"pod {case.pod.name} mounts its own /etc/hosts")
 
@@ -161,8 +187,21 @@ def _candidates(case: _Case, source: NodeView) -> Iterator[Problem]:
 
 
 def _memory(case: _Case) -> int:
-    facts = case.facts.pod_facts
-    return sum(c.memory_bytes for c in facts.containers) + facts.shared_bytes if facts else 0
+    return _bytes(case.facts.pod_facts) if case.facts.pod_facts else 0
+
+
+def _bytes(facts: PodFacts) -> int:
+    return sum(c.memory_bytes for c in facts.containers) + facts.shared_bytes
+
+
+def freeze_estimate(migration: ContainerMigration, pod: Pod, facts: PodFacts, transport: Transport | None) -> float:
+    """Return how long the pod may stand still, in seconds, its checkpoint travelling that way."""
+    limit = transport.bytes_per_second if transport else None
+    init = [str(c.get("name")) for c in mappings(pod.spec.get("initContainers"))]
+    moved = migration.spec.containers or pod.order
+    behind_the_gate = init[next((i for i, name in enumerate(init) if name in moved), len(init)) :]
+    steps = len(behind_the_gate) * FREEZE_STEP_SECONDS
+    return FREEZE_BASE_SECONDS + steps + _bytes(facts) / min(FREEZE_BYTES_PER_SECOND, limit or FREEZE_BYTES_PER_SECOND)
 
 
 def _room(case: _Case, node: NodeView) -> Iterator[Problem]:
@@ -211,13 +250,18 @@ def _freeze(case: _Case) -> Iterator[Problem]:
             )
         return
     memory = _memory(case)
-    limit = case.facts.transport.transport.bytes_per_second if case.facts.transport else None
-    estimate = FREEZE_BASE_SECONDS + memory / min(FREEZE_BYTES_PER_SECOND, limit or FREEZE_BYTES_PER_SECOND)
+    transport = case.facts.transport.transport if case.facts.transport else None
+    estimate = freeze_estimate(case.migration, case.pod, case.facts.pod_facts, transport)
     budget = effective_freeze_budget(case.migration.spec.freeze_budget_seconds, case.pod)
     seconds, why = budget.seconds, budget.limited_by
-    if seconds > FREEZE_LIMIT_SECONDS:
-        seconds, why = FREEZE_LIMIT_SECONDS, "more is not possible yet"
-    if estimate > seconds:
+    restore = memory / RESTORE_BYTES_PER_SECOND
+    if restore > RESTORE_LIMIT_SECONDS:
+        yield Problem(
+            Why.FREEZE_TOO_LONG,
+            f"to restore {memory // _MEBIBYTE} MiB of memory may take {restore:.0f} s, longer than the "
+            f"{RESTORE_LIMIT_SECONDS:.0f} s that the kubelet allows a container's start",
+        )
+    elif estimate > seconds:
         yield Problem(
             Why.FREEZE_TOO_LONG,
             f"{memory // _MEBIBYTE} MiB of memory would stand still for about {estimate:.0f} s, longer than the "
@@ -235,6 +279,7 @@ _CHECKS: tuple[Callable[[_Case], Iterator[Problem]], ...] = (
     _running,
     _owner,
     _containers,
+    _init_containers,
     _sidecars,
     _namespaces,
     _volumes,

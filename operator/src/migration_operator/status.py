@@ -102,6 +102,8 @@ def _timings(o: Observation, step: Step) -> Timings:
 
 
 def _at_the_gate(o: Observation) -> datetime | None:
+    if o.target and o.target.at_late_gate:
+        return o.now
     age = o.target.gate_age_seconds if o.target else None
     return None if age is None else o.now - timedelta(seconds=age)
 
@@ -190,7 +192,7 @@ def _reached_index(o: Observation, step: Step) -> int:
     reached = -1
     if o.begun:
         reached = STEPS.index(ConditionType.PREFLIGHT_PASSED)
-    if target and (target.gate_age_seconds is not None or target.received_at is not None):
+    if target and (_at_the_gate(o) or target.received_at is not None):
         reached = STEPS.index(ConditionType.TARGET_PREPARED)
     if source and source.dumped_at is not None:
         reached = STEPS.index(ConditionType.CHECKPOINTED)

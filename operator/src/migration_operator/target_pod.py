@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import re
 from collections.abc import Iterable
 
 from migration_api.migration import ContainerMigration, Target
 from migration_api.names import ANNOTATION_MIGRATION, ANNOTATION_PLACEMENT, LABEL_MIGRATION, RUNTIME_HANDLER
+from migration_operator.generated import add_generated, suffix, without_generated
 from migration_operator.pods import Json, Pod, mapping, mappings
 
 _NAME_LENGTH = 63
 """A pod's name becomes its host name."""
 
-_SUFFIX_LENGTH = 8
 _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 _INJECTED_TOKEN = re.compile(r"kube-api-access-[a-z0-9]{5}")
 _REPO_DIGEST = re.compile(r"[^@]+@sha256:[0-9a-f]{64}")
@@ -33,15 +32,14 @@ def name_for(migration: ContainerMigration, source: str, earlier_migration: str 
     if migration.spec.target.pod_name:
         return migration.spec.target.pod_name
     if earlier_migration:
-        source = source.removesuffix(f"-{_suffix(earlier_migration)}")
-    return f"{source[: _NAME_LENGTH - _SUFFIX_LENGTH - 1].rstrip('-.')}-{_suffix(migration.metadata.uid)}"
+        source = source.removesuffix(f"-{suffix(earlier_migration)}")
+    ours = suffix(migration.metadata.uid)
+    return f"{source[: _NAME_LENGTH - len(ours) - 1].rstrip('-.')}-{ours}"
 
 
-def _suffix(uid: str) -> str:
-    return hashlib.sha256(uid.encode()).hexdigest()[:_SUFFIX_LENGTH]
-
-
-def target_pod(source: Pod, migration: ContainerMigration, name: str, *, excluded: Iterable[str]) -> Json:
+def target_pod(
+    source: Pod, migration: ContainerMigration, name: str, *, excluded: Iterable[str], late: bool = False
+) -> Json:
     """Return the manifest to create.
 
     Args:
@@ -49,6 +47,7 @@ def target_pod(source: Pod, migration: ContainerMigration, name: str, *, exclude
         migration: what it is created for.
         name: the target pod's name.
         excluded: nodes that it must not be scheduled to: the source's, and those that could not restore it.
+        late: whether it gets a late gate.
     """
     spec = copy.deepcopy(source.spec)
     for field in _SET_BY_OTHERS:
@@ -57,8 +56,11 @@ def target_pod(source: Pod, migration: ContainerMigration, name: str, *, exclude
     _place(spec, placement, migration.spec.target, sorted(set(excluded)))
     spec["runtimeClassName"] = RUNTIME_HANDLER
     _drop_injected_token(spec)
-    for container in mappings(spec.get("containers")):
+    if source.migration and "initContainers" in spec:
+        spec["initContainers"] = without_generated(mappings(spec["initContainers"]), source.migration)
+    for container in _all_containers(spec):
         _adapt_container(container, source)
+    add_generated(spec, migration.spec.containers or source.order, migration.metadata.uid, late=late)
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -111,6 +113,10 @@ def _place(spec: Json, placement: Json, target: Target, excluded: list[str]) -> 
         spec["nodeSelector"] = selector
 
 
+def _all_containers(spec: Json) -> list[Json]:
+    return [*mappings(spec.get("initContainers")), *mappings(spec.get("containers"))]
+
+
 def _drop_injected_token(spec: Json) -> None:
     """Remove the API server's own token volume: it injects a new one into the new pod."""
     volumes = mappings(spec.get("volumes"))
@@ -118,7 +124,7 @@ def _drop_injected_token(spec: Json) -> None:
     if not injected:
         return
     spec["volumes"] = [v for v in volumes if v.get("name") not in injected]
-    for container in mappings(spec.get("containers")):
+    for container in _all_containers(spec):
         mounts = mappings(container.get("volumeMounts"))
         container["volumeMounts"] = [m for m in mounts if m.get("name") not in injected]
 

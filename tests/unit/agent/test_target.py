@@ -251,7 +251,7 @@ async def test_the_word_resumed_is_kept_until_the_source_acknowledges(world: Wor
 
 
 def migrations(world: World) -> Migrations:
-    return Migrations(world.journal, world.vault, world.tickets, world.clock, world)
+    return Migrations(world.journal, world.vault, world.tickets, world.clock, world, gates=Gates())
 
 
 def ask(*, promise: bool = True, settled: bool = False) -> Question:
@@ -265,7 +265,7 @@ async def test_i1_an_unknown_migration_is_buried_before_the_promise_and_never_ta
     assert world.journal.buried(MIGRATION)
     with pytest.raises(Conflict, match="promised never"):
         await it.put_target(target_request())
-    assert world.tickets.state(TARGET_POD) is TicketState.NONE
+    assert world.tickets.state(TARGET_POD) is TicketState.DESTROYED
 
 
 async def test_i1_a_ticket_without_journal_still_counts(world: World) -> None:

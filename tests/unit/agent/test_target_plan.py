@@ -22,6 +22,8 @@ def unsettled() -> Iterator[TargetObservation]:
             ours, received, gate, restoring, held, sent, clear, dead, promise, waited, failed, losing, company = flags
             if (gate and restoring) or (sent and not held) or (dead and held):
                 continue  # these exclude each other by what they mean
+            # `company` says nothing as long as nothing is held: there it stands for somebody at the late gate
+            late = company and not (gate or restoring or held)
             yield TargetObservation(
                 state,
                 verdict,
@@ -29,6 +31,7 @@ def unsettled() -> Iterator[TargetObservation]:
                 ours=ours,
                 received=received,
                 gate=gate,
+                late=late,
                 restoring=restoring,
                 held=held,
                 resume_sent=sent,
@@ -67,6 +70,14 @@ RULES: dict[TargetStep, tuple[str, Callable[[TargetObservation], bool]]] = {
         lambda it: (
             (it.ticket is PENDING and it.received and it.clear and it.gate and it.verdict in STILL_POSSIBLE)
             and not it.losing
+        ),
+    ),
+    TargetStep.OPEN: (
+        "I1, I2: the kubelet goes on past the late gate only to what is complete and verified, and not given up",
+        lambda it: (
+            (it.ticket is PENDING and it.late and it.received and it.verdict in STILL_POSSIBLE)
+            and not it.losing
+            and not (it.verdict is not Verdict.COMMIT and (it.failed or it.promise_asked))
         ),
     ),
     TargetStep.LOSE: ("I1: called back only before it may run", lambda it: it.ticket is PENDING and it.losing),

@@ -137,6 +137,7 @@ def test_the_environment_that_the_parts_read(render: Render) -> None:
     assert environment(container(manifests, "operator")) == {
         "NAMESPACE": "metadata.namespace",
         "AGENT_TOKEN_FILE": "/var/run/secrets/container-migration/token",
+        "LATE_GATE_SECONDS": "60",
         "LOG_LEVEL": "debug",
         "DEFAULT_TRANSPORT": '{"type":"Direct"}',
         "SHARED_PATHS": "",

@@ -195,6 +195,21 @@ def test_the_way_back_step_by_step() -> None:
     assert (end.action, end.reason) == (Action.FINISH, Reason.ROLLED_BACK)
 
 
+def test_the_freeze_starts_at_the_late_gate_whatever_its_age() -> None:
+    assert next_step(target=target_at(TargetState.AT_GATE, at_late_gate=True)).action is Action.CHECKPOINT
+    assert next_step(target=target_at(TargetState.PREPARED)).action is Action.WAIT
+
+
+def test_the_target_pod_is_created_only_when_it_is_known_how_much_there_is_to_copy() -> None:
+    """It cannot get a late gate afterwards."""
+    status = begun(target_uid=None, target_node=None)
+    step = next_step(status=status, target_pod=None, target_agent=None, late=None)
+    assert (step.action, step.reason) == (Action.WAIT, Reason.AGENT_UNREACHABLE)
+    for late in (False, True):
+        step = next_step(status=status, target_pod=None, target_agent=None, late=late)
+        assert step.action is Action.CREATE_TARGET
+
+
 def test_a_gate_that_is_too_old_is_not_used() -> None:
     """What is frozen then might be killed by the kubelet before it is restored."""
     step = next_step(target=target_at(TargetState.AT_GATE, gate_age_seconds=30.0))

@@ -8,7 +8,7 @@ import pytest
 
 from migration_api.conditions import PreflightReason as R
 from migration_operator.observation import PreflightFacts
-from migration_operator.preflight import problems
+from migration_operator.preflight import FREEZE_BASE_SECONDS, FREEZE_STEP_SECONDS, freeze_estimate, problems
 from support.controller import (
     FACTS,
     MEBIBYTE,
@@ -67,7 +67,20 @@ POD_TABLE: list[tuple[R, dict[str, Any], str]] = [
         {"metadata": {"ownerReferences": [{"kind": "ReplicaSet", "name": "web-1", "controller": True}]}},
         "ReplicaSet web-1",
     ),
-    (R.INIT_CONTAINERS, {"spec": {"initContainers": [{"name": "before"}]}}, "init containers (before)"),
+    (
+        R.PRIVILEGED_INIT_CONTAINER,
+        {"spec": {"initContainers": [{"name": "mesh", "securityContext": {"privileged": True}}]}},
+        "init container mesh is privileged",
+    ),
+    (
+        R.PRIVILEGED_INIT_CONTAINER,
+        {
+            "spec": {
+                "initContainers": [{"name": "mesh", "securityContext": {"capabilities": {"add": ["CAP_NET_ADMIN"]}}}]
+            }
+        },
+        "init container mesh has the capability NET_ADMIN",
+    ),
     (R.EPHEMERAL_CONTAINERS, {"spec": {"ephemeralContainers": [{"name": "debug"}]}}, "ephemeral containers (debug)"),
     (R.HOST_NAMESPACE, {"spec": {"hostNetwork": True, "hostPID": True}}, "hostNetwork, hostPID"),
     (R.HOST_NAMESPACE, {"spec": {"hostIPC": True}}, "sets hostIPC"),
@@ -193,12 +206,26 @@ def test_a_pod_that_the_agent_still_holds() -> None:
 
 @pytest.mark.parametrize(
     ("mebibytes", "budget", "words"),
-    [(2900, 30, None), (2901, 30, "30 s (spec"), (5900, 600, None), (5901, 600, "60 s (more is not")],
+    [(2900, 30, None), (2901, 30, "30 s (spec"), (18000, 600, None), (18001, 600, "90 s that the kubelet allows")],
 )
 def test_the_freeze_is_estimated(mebibytes: int, budget: int, words: str | None) -> None:
-    got = found(preflight_facts(pod_facts=pod_facts(mebibytes)), spec={"freezeBudgetSeconds": budget})
+    roomy = FACTS.model_copy(update={"run_bytes_free": 1 << 40})
+    facts = preflight_facts(
+        source=node(SOURCE, roomy), candidates=(node(TARGET, roomy),), pod_facts=pod_facts(mebibytes)
+    )
+    got = found(facts, spec={"freezeBudgetSeconds": budget})
     assert [r for r, _ in got] == ([R.FREEZE_TOO_LONG] if words else [])
     assert words is None or words in got[0][1]
+
+
+def test_what_the_kubelet_passes_within_the_freeze_takes_its_time() -> None:
+    """A second for each sidecar and init container from the first that moves."""
+    init = [{"name": "before"}, {"name": "side", "restartPolicy": "Always"}, {"name": "after"}]
+    running: list[dict[str, Any]] = [{"name": "side", "state": {"running": {}}}]
+    pod = source_pod(spec={"initContainers": init}, status={"initContainerStatuses": running})
+    all_move, main_moves = migration(), migration(spec={"containers": ["main"]})
+    assert freeze_estimate(main_moves, pod, pod_facts(0), None) == FREEZE_BASE_SECONDS
+    assert freeze_estimate(all_move, pod, pod_facts(0), None) == FREEZE_BASE_SECONDS + 2 * FREEZE_STEP_SECONDS
 
 
 def test_a_liveness_probe_limits_the_freeze_and_is_refused_only_when_the_estimate_is_longer() -> None:
@@ -208,6 +235,26 @@ def test_a_liveness_probe_limits_the_freeze_and_is_refused_only_when_the_estimat
     [(reason, message)] = found(preflight_facts(pod=pod, pod_facts=pod_facts(601)))
     assert reason == R.FREEZE_TOO_LONG
     assert "budget of 7 s (the liveness probe of container main kills it after 3 failures, one every 5 s)" in message
+
+
+def test_init_containers_that_leave_nothing_behind_in_the_network_are_fine() -> None:
+    context = {"runAsUser": 5, "capabilities": {"drop": ["ALL"], "add": ["CHOWN"]}}
+    init = [
+        {"name": "plain"},
+        {"name": "other", "securityContext": context},
+        {"name": "proxy", "restartPolicy": "Always"},
+    ]
+    ended: list[dict[str, Any]] = [{"name": name, "state": {"terminated": {}}} for name in ("plain", "other")]
+    status: dict[str, Any] = {"initContainerStatuses": [*ended, {"name": "proxy", "state": {"running": {}}}]}
+    pod = source_pod(spec={"initContainers": init}, status=status)
+    assert found(preflight_facts(pod=pod)) == []
+    assert found(preflight_facts(pod=pod), spec={"containers": ["proxy"]}) == []
+    [(reason, message)] = found(preflight_facts(pod=pod), spec={"containers": ["plain"]})
+    assert reason == R.CONTAINER_NOT_FOUND
+    assert "no container plain; it has proxy, main" in message
+    stopped: dict[str, Any] = {"initContainerStatuses": [{"name": "proxy", "state": {"waiting": {}}}]}
+    pod = source_pod(spec={"initContainers": init}, status=stopped)
+    assert [r for r, _ in found(preflight_facts(pod=pod))] == [R.POD_NOT_RUNNING]
 
 
 def test_a_native_sidecar_with_probes() -> None:

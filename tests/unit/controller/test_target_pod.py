@@ -219,3 +219,34 @@ def test_images_are_pinned_only_when_a_registry_can_name_them(
     image: str, image_id: str, policy: str, expected: str
 ) -> None:
     assert pinned_image(image, image_id, policy) == expected
+
+
+def test_init_containers_stay_as_they_are_but_for_what_was_injected_and_the_tag() -> None:
+    token = {"name": "kube-api-access-x7k2p", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount"}
+    data = {"name": "data", "mountPath": "/data"}
+    prepare: dict[str, Any] = {
+        "name": "prepare",
+        "image": "tool:1",
+        "volumeMounts": [data, token],
+        "resources": {"limits": {"cpu": "1"}},
+    }
+    side: dict[str, Any] = {
+        "name": "side",
+        "image": "tool:1",
+        "restartPolicy": "Always",
+        "lifecycle": {"postStart": {"exec": {}}},
+    }
+    volumes: list[dict[str, Any]] = [
+        {"name": "data", "emptyDir": {}},
+        {"name": "kube-api-access-x7k2p", "projected": {}},
+    ]
+    statuses = [{"name": name, "imageID": f"docker.io/library/tool@{DIGEST}"} for name in ("prepare", "side")]
+    source = manifest(
+        spec={"initContainers": [prepare, side], "volumes": volumes}, status={"initContainerStatuses": statuses}
+    )
+    made = target_pod(Pod(source), migration(spec={"containers": ["main"]}), "n", excluded=[SOURCE])["spec"]
+    image = f"docker.io/library/tool@{DIGEST}"
+    assert made["initContainers"] == [
+        {**prepare, "image": image, "volumeMounts": [data]},
+        {"name": "side", "image": image, "restartPolicy": "Always", "volumeMounts": []},
+    ]

@@ -193,10 +193,11 @@ class PreflightReason(Explained):
         "A container that `spec.containers` leaves out has a postStart hook, which would run before the commit.",
         "move it too, or make it the pod's last container",
     )
-    INIT_CONTAINERS = _explained(
-        "InitContainers",
-        "The pod has init containers.",
-        "move a pod without them; others cannot be moved yet",
+    PRIVILEGED_INIT_CONTAINER = _explained(
+        "PrivilegedInitContainer",
+        "An init container may have changed the pod's network (iptables of a service mesh, sysctls), which does not "
+        "move, and init containers do not run again.",
+        "let the node do it (the mesh's CNI plugin), or move a pod without such an init container",
     )
     EPHEMERAL_CONTAINERS = _explained(
         "EphemeralContainers",

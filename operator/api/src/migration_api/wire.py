@@ -88,7 +88,8 @@ class _PodTask(Model):
     containers: Containers
     """Those that move, in the pod's order: the first one's checkpoint holds what they share."""
     order: Annotated[tuple[ContainerName, ...], Field(max_length=64)] = ()
-    """All containers of the pod, in its order, as the kubelet starts them; empty stands for `containers`."""
+    """All containers of the pod but init containers that end, in the order in which the kubelet starts them: native
+    sidecars first. Empty stands for `containers`."""
 
     @property
     def all_containers(self) -> tuple[ContainerName, ...]:
@@ -107,6 +108,19 @@ class TargetTask(_PodTask):
     source_node: DnsName
     freeze_budget_seconds: Annotated[int, Field(ge=1, le=3600)]
     tcp_close: bool = True
+    init: Annotated[tuple[ContainerName, ...], Field(max_length=64)] = ()
+    """The pod's init containers that end. They have run at the source: here each is one that does nothing."""
+    generated: Annotated[tuple[ContainerName, ...], Field(max_length=64)] = ()
+    """Those of `init` that the operator added to the target pod: they do nothing in later sandboxes either."""
+    late_gate: ContainerName | None = None
+    """The one of `generated` that does not end before the copy is complete; absent: there is no late gate."""
+
+    @model_validator(mode="after")
+    def _init_is_apart(self) -> Self:
+        late = () if self.late_gate is None else (self.late_gate,)
+        if not set(late) <= set(self.generated) <= set(self.init) <= set(self.init) - set(self.all_containers):
+            raise ValueError("lateGate must be one of generated, generated some of init, and init none of order")
+        return self
 
 
 class TargetRequest(TargetTask):
@@ -255,6 +269,8 @@ class TargetReport(Model):
     """Resumed with the outcome written, returned with the outcome written, or destroyed."""
     gate_age_seconds: float | None = None
     """Since the `create` that waits at the gate began; absent when nobody waits."""
+    at_late_gate: bool = False
+    """The late gate waits for the copy: image, volumes and network are ready, and its age does not matter."""
     bytes_received: Bytes = 0
     received_at: Time | None = None
     held_at: Time | None = None
