@@ -92,15 +92,15 @@ def test_in_a_later_sandbox_they_run_as_for_any_pod(several: Several, nodes: tup
     migrations.running(moved)
     migrations.gone("it")
     assert len(several.run(moved, "main", "cat /data/ran").splitlines()) == 1
+    first = several.container_id(moved, "main")
     kill_sandbox(several.kubectl, target, uid)
-    wait_for("the init container to run", lambda: runs(several, moved) == ["one", "one"], seconds=90)
 
+    def again() -> bool:
+        it = migrations.pod(moved)
+        return condition(it, "Ready").get("status") == "True" and several.container_id(moved, "main") != first
 
-def runs(several: Several, pod: str) -> list[str]:
-    it = several.migrations.pod(pod)
-    if condition(it, "Ready").get("status") != "True":
-        return []
-    return [line.split()[0] for line in several.run(pod, "main", "cat /data/ran").splitlines()]
+    wait_for("the pod to run again", again, seconds=90)
+    assert several.run(moved, "main", "cat /data/ran").split() == ["one", "one"]
 
 
 @pytest.mark.usefixtures("clean_nodes")
