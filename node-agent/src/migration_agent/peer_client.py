@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import ssl
+import struct
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -109,7 +110,9 @@ class PeerClient:
         """Open a data connection: in the clear, since what travels there is sealed; the token says whose it is."""
         address = self._peer(node).address
         with socket.create_connection(address, timeout=_CONNECT_SECONDS) as plain, stop.guarding(plain):
-            plain.settimeout(_DATA_SECONDS)
+            # The kernel's own timeout leaves the socket blocking: a chunk is one call, not one for each piece of it.
+            plain.settimeout(None)
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(_DATA_SECONDS), 0))
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             plain.sendall(STREAM_HELLO + bytes.fromhex(token))
             yield plain

@@ -104,7 +104,7 @@ class Receiver:
         try:
             while _more(connection, memoryview(head)):
                 header = Header.parse(head)
-                read_into(connection, body[: header.sealed])
+                _fill(connection, body[: header.sealed])
                 self._take(header, body[: header.sealed], opener)
         except Exception as error:  # noqa: BLE001  # whatever it is, `run` must end with it
             self.fail(error)
@@ -243,6 +243,16 @@ def readable(control: socket.socket, seconds: float) -> bool:
     if isinstance(control, ssl.SSLSocket) and control.pending():
         return True
     return bool(select.select([control], [], [], seconds)[0])
+
+
+def _fill(connection: socket.socket, buffer: memoryview) -> None:
+    """Fill the buffer in one call where possible: each return from the kernel waits for the interpreter."""
+    done = 0
+    while done < len(buffer):
+        count = connection.recv_into(buffer[done:], 0, socket.MSG_WAITALL)
+        if count == 0:
+            raise FrameError(f"the connection ended after {done} of {len(buffer)} bytes")
+        done += count
 
 
 def _more(connection: socket.socket, head: memoryview) -> bool:
