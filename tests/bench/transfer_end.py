@@ -78,8 +78,9 @@ def make(content: str, mebibytes: int) -> None:
 
 
 def say(**values: object) -> None:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({**values, "peakMemoryBytes": peak}), flush=True)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    cost = {"peakMemoryBytes": used.ru_maxrss * 1024, "cpuSeconds": round(used.ru_utime + used.ru_stime, 3)}
+    print(json.dumps({**values, **cost}), flush=True)
 
 
 class Handler:

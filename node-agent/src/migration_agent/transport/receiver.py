@@ -246,7 +246,7 @@ def readable(control: socket.socket, seconds: float) -> bool:
 
 
 def _fill(connection: socket.socket, buffer: memoryview) -> None:
-    """Fill the buffer in one call where possible: each return from the kernel waits for the interpreter."""
+    """Fill the buffer, in one call where possible: each return from the kernel waits for the interpreter."""
     done = 0
     while done < len(buffer):
         count = connection.recv_into(buffer[done:], 0, socket.MSG_WAITALL)
