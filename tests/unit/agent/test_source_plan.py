@@ -24,7 +24,7 @@ def everything() -> Iterator[SourceObservation]:
         debts = BOOLEANS if state in ENDED else (False,)
         for owed in debts:
             for flags in product(BOOLEANS, repeat=7):
-                yield SourceObservation(state, verdict, peer, *flags, owed)
+                yield SourceObservation(state, verdict, peer, *flags, owes_abort=owed)
 
 
 def test_i1_source_is_set_running_only_by_abort_returned_or_the_promise() -> None:
