@@ -73,6 +73,14 @@ unit: $(SYNCED) ## unit and contract tests, in Python and Go
 	HELM="$$($(TESTBED) tool --path helm)" $(BIN)/pytest
 	cd node-agent/interposer && go test ./...
 
+FUZZ_SECONDS ?= 20
+
+.PHONY: fuzz
+fuzz: $(SYNCED) ## look for input that breaks a parser or leaves its directory: FUZZ_SECONDS for each target, SEED for Python
+	cd node-agent/interposer && export TMPDIR=/dev/shm && for target in $$(grep -ho '^func Fuzz[A-Za-z]*' *_test.go | cut -c6-); do \
+	  go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZ_SECONDS)s -fuzzminimizetime 1s . || exit 1; done
+	$(BIN)/pytest -q tests/unit/agent/test_fuzz.py
+
 .PHONY: cluster-up
 cluster-up: ## bring the kind cluster up (about 20 minutes the first time, about 1 from the cache)
 	$(TESTBED) up

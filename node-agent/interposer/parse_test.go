@@ -159,15 +159,3 @@ func TestRecordedTreeOfAnotherBootOrProcessIsSpared(t *testing.T) {
 		t.Fatal("an unreadable record must stop the start")
 	}
 }
-
-func FuzzParsers(f *testing.F) {
-	f.Add([]byte(`{"annotations":{"a":"b"},"root":{"path":"r"}}`))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		_, _ = parseStat(data)
-		_, _ = parseIdentity(data)
-		if out, err := setAnnotation(data, "k", "v"); err == nil && !json.Valid(out) {
-			t.Fatalf("%q", out)
-		}
-		_, _ = parseCommand(strings.Fields(string(data)))
-	})
-}

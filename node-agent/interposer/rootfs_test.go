@@ -6,7 +6,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -195,26 +194,4 @@ func TestRestoreAppliesTheDiff(t *testing.T) {
 	}
 	hook.say(`{"action":"resume"}`)
 	l.rc(done)
-}
-
-func FuzzApplyDiff(f *testing.F) {
-	f.Add([]byte("x"))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		root, outside := rootfs(t)
-		_ = applyDiff(root, bytes.NewReader(data), limits{entries: 100, bytes: 1 << 20})
-		if raw, _ := os.ReadFile(outside + "/victim"); string(raw) != "old" {
-			t.Fatal("escaped")
-		}
-	})
-}
-
-func FuzzCleanName(f *testing.F) {
-	for _, name := range []string{"a/b", "./", "../x", "/x", "a//b/./c", "..", "a\x00"} {
-		f.Add(name)
-	}
-	f.Fuzz(func(t *testing.T, name string) {
-		if clean, err := cleanName(name); err == nil && (!filepath.IsLocal(clean) || strings.ContainsRune(clean, 0)) {
-			t.Fatalf("%q", clean)
-		}
-	})
 }

@@ -45,8 +45,6 @@ class SourceRecord(Model):
     """Thaws by the target's promise, not by a register."""
     owes_abort: bool = False
     """Thawed by promise; Abort is still to be written."""
-    owes_deletion: bool = False
-    """Released with the object gone; the pod is still to be deleted by this agent."""
 
     @property
     def ended(self) -> bool:
@@ -54,7 +52,7 @@ class SourceRecord(Model):
 
     @property
     def settled(self) -> bool:
-        return self.ended and not self.owes_abort and not self.owes_deletion
+        return self.ended and not self.owes_abort
 
 
 class TargetRecord(Model):

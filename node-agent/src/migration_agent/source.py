@@ -122,7 +122,6 @@ class SourceSide(Side):
             expired=self._budget_left() <= 0,
             failed=self.record.failure is not None,
             owes_abort=self.record.owes_abort,
-            owes_deletion=self.record.owes_deletion,
         )
 
     def wanted(self, it: Seen) -> bool:
@@ -198,7 +197,6 @@ class SourceSide(Side):
             SourceStep.RELEASE: self._release,
             SourceStep.REFREEZE: self._refreeze,
             SourceStep.ASK_PROMISE: self._ask_promise,
-            SourceStep.DELETE_POD: self._delete_pod,
             SourceStep.CLEAR_ABORT: self._clear_abort,
             SourceStep.ACKNOWLEDGE: self._acknowledge,
         }
@@ -278,7 +276,7 @@ class SourceSide(Side):
         if by_word and not self.record.word:
             await self.save(word=True)
         await asyncio.to_thread(self.tools.freezer.release, self.record.containers)
-        await self._end(SourceState.RELEASED, owes_deletion=by_word)
+        await self._end(SourceState.RELEASED)
 
     async def _end(self, state: SourceState, **changes: Any) -> None:
         await asyncio.to_thread(self.tools.journal.wipe_images, self.ref.uid)
@@ -306,17 +304,18 @@ class SourceSide(Side):
         if self._peer is not PeerState.UNDECIDED:
             self.poke()
 
-    async def _delete_pod(self, _: SourceObservation) -> None:
-        request = self.record.request
-        await self.tools.registers.delete_pod(self.ref.namespace, request.pod_name, request.pod_uid)
-        await self.save(owes_deletion=False)
-
     async def _clear_abort(self, _: SourceObservation) -> None:
         await self.save(owes_abort=False)
 
     async def _acknowledge(self, _: SourceObservation) -> None:
-        """Tell the target that the end is known here, so that it may forget; then forget."""
-        node, uid = self.record.request.target_node, self.ref.uid
+        """Tell the target that the end is known here, so that it may forget; then forget.
+
+        A released pod goes first: the operator does not know it any more, whatever it had done until the object went.
+        """
+        request, uid = self.record.request, self.ref.uid
+        if self.record.state is SourceState.RELEASED:
+            await self.tools.registers.delete_pod(self.ref.namespace, request.pod_name, request.pod_uid)
+        node = request.target_node
         await asyncio.to_thread(self.tools.peers.settle, node, uid, promise=False, settled=True)
         self.forgotten = True
         self._changed()

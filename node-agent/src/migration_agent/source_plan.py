@@ -36,14 +36,12 @@ class SourceStep(StrEnum):
     """Somebody set the containers running: pause them again."""
     ASK_PROMISE = "ask-promise"
     """Ask the target to promise never to resume."""
-    DELETE_POD = "delete-pod"
-    """Delete the released pod, since the operator does not know it any more."""
     PAY_ABORT = "pay-abort"
     """Thawed by promise: propose Abort."""
     CLEAR_ABORT = "clear-abort"
     """Thawed by promise, and the registers agree: nothing is owed any more."""
     ACKNOWLEDGE = "acknowledge"
-    """Ended, and the object is gone: tell the target, then forget."""
+    """Ended, and the object is gone: delete a released pod, tell the target, then forget."""
     WAIT = "wait"
 
 
@@ -70,7 +68,6 @@ class SourceObservation:
     failed: bool = False
     """The copy failed; the reason is in the journal."""
     owes_abort: bool = False
-    owes_deletion: bool = False
 
 
 ENDED = frozenset({SourceState.THAWED, SourceState.RELEASED, SourceState.LOST})
@@ -151,8 +148,6 @@ def _go_on(it: SourceObservation) -> SourceStep:
 
 
 def _after_the_end(it: SourceObservation) -> SourceStep:
-    if it.owes_deletion:
-        return SourceStep.DELETE_POD
     if it.owes_abort:
         if it.verdict is Verdict.UNDECIDED:
             return SourceStep.PAY_ABORT

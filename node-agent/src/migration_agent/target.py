@@ -424,5 +424,9 @@ class TargetSide(Side):
         await self.save(state=state, settled=True, resumed_at=resumed_at)
 
     async def _forget(self) -> None:
+        """Forget; a pod that never starts goes first, for with the object gone nobody else knows of it."""
+        if self.record.state is not TargetState.RESUMED:
+            request = self.record.request
+            await self.tools.registers.delete_pod(self.ref.namespace, request.pod_name, request.pod_uid)
         self.forgotten = True
         self._changed()

@@ -261,25 +261,33 @@ async def _propose_abort(turn: Turn) -> None:
 
 async def _settle(turn: Turn) -> None:
     await _write(turn)
-    await _each(turn, turn.agents.settle, settled=False)
+    await asyncio.gather(*(_ask(turn, turn.agents.settle, agent) for agent in _sides(turn.o, settled=False)))
 
 
 async def _forget(turn: Turn) -> None:
+    """The target's agent first, and the source's only when that has forgotten: see `endings`."""
     await _write(turn)
-    await _each(turn, turn.agents.forget, settled=True)
+    for agent in reversed(_sides(turn.o, settled=True)):
+        if not await _ask(turn, turn.agents.forget, agent):
+            return
 
 
-async def _each(turn: Turn, ask: Callable[[MigrationNode, str], Coroutine[Any, Any, None]], *, settled: bool) -> None:
-    """Ask the agents that answered and whose side has settled, or has not."""
-    o = turn.o
+def _sides(o: Observation, *, settled: bool) -> list[MigrationNode]:
+    """Return the agents that answered and whose side has settled, or has not; the source's first."""
     sides = ((o.source_agent, o.source), (o.target_agent, o.target))
-    asked = [_published(a) for a, side in sides if a and a.reached and side and side.settled is settled]
-    answers = await asyncio.gather(*(ask(agent, turn.ref.uid) for agent in asked), return_exceptions=True)
-    for agent, answer in zip(asked, answers, strict=True):
-        if isinstance(answer, (AgentRefused, AgentUnreachable)):
-            log.warning("migration %s: the agent on node %s: %s", turn.ref.uid, agent.metadata.name, answer)
-        elif isinstance(answer, BaseException):
-            raise answer
+    return [_published(a) for a, side in sides if a and a.reached and side and side.settled is settled]
+
+
+async def _ask(
+    turn: Turn, ask: Callable[[MigrationNode, str], Coroutine[Any, Any, None]], agent: MigrationNode
+) -> bool:
+    """Ask one agent; what it answers is seen by the next look."""
+    try:
+        await ask(agent, turn.ref.uid)
+    except (AgentRefused, AgentUnreachable) as problem:
+        log.warning("migration %s: the agent on node %s: %s", turn.ref.uid, agent.metadata.name, problem)
+        return False
+    return True
 
 
 async def _delete_target(turn: Turn) -> None:

@@ -145,12 +145,18 @@ def unreachable(agent: AgentView | None, hint: str, *, stalled: bool = False) ->
 
 
 def _forget(o: Observation, reason: Reason) -> Step | None:
-    """Images are secrets and journals hold pods: both go now. A dead agent sweeps by itself when it is back."""
-    for agent, side in ((o.source_agent, o.source), (o.target_agent, o.target)):
+    """Images are secrets and journals hold pods: both go now. A dead agent sweeps by itself when it is back.
+
+    The target's first: it keeps its word `resumed` until the source's agent has heard it. When it is dead then, the
+    source's keeps its own record, and tells it when the object is gone.
+    """
+    for agent, side in ((o.target_agent, o.target), (o.source_agent, o.source)):
         if agent is None or not agent.node.exists:
             continue
         if not agent.reached and not agent.node.silent(o.now):
             return unreachable(agent, "it still has to remove what it kept of the migration")
+        if not agent.reached and agent is o.target_agent and o.outcome is Outcome.RESUMED:
+            return None
         if side is not None and not side.settled:
             return Step(Action.SETTLE, reason, f"the agent on node {agent.node.name} is about to settle")
         if side is not None:

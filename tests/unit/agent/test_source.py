@@ -302,6 +302,18 @@ async def test_object_gone_and_target_resumed_kills_deletes_the_pod_and_forgets(
     assert world.peers.asked == [(True, False), (False, True)]
 
 
+async def test_i4_object_gone_after_the_release_leaves_no_dead_pod_behind(world: World) -> None:
+    """Released by the register; then somebody forces the object away before the operator has deleted the pod."""
+    await world.reach(SourceState.SENT)
+    world.cluster.decide(Decision.COMMIT)
+    await world.registers.write_outcome(world.side.ref, Outcome.RESUMED)
+    await world.reach(SourceState.RELEASED)
+    assert world.cluster.deleted == []
+    world.cluster.migration = None
+    await world.rounds_until(lambda: world.side.forgotten)
+    assert world.cluster.deleted == [SOURCE_POD]
+
+
 async def test_the_word_resumed_is_asked_for_once_even_over_a_crash(world: World) -> None:
     await world.reach(SourceState.SENT)
     world.cluster.migration = None

@@ -19,12 +19,12 @@ SENT = SourceState.SENT
 
 
 def everything() -> Iterator[SourceObservation]:
-    """Yield all observations; debts exist only after the end."""
+    """Yield all observations; a debt exists only after the end."""
     for state, verdict, peer in product(SourceState, Verdict, (None, *PeerState)):
-        debts = product(BOOLEANS, repeat=2) if state in ENDED else ((False, False),)
+        debts = BOOLEANS if state in ENDED else (False,)
         for owed in debts:
             for flags in product(BOOLEANS, repeat=7):
-                yield SourceObservation(state, verdict, peer, *flags, *owed)
+                yield SourceObservation(state, verdict, peer, *flags, owes_abort=owed)
 
 
 def test_i1_source_is_set_running_only_by_abort_returned_or_the_promise() -> None:
@@ -89,7 +89,6 @@ def test_nothing_is_frozen_or_set_running_after_the_end() -> None:
     after = {
         SourceStep.WAIT,
         SourceStep.ACKNOWLEDGE,
-        SourceStep.DELETE_POD,
         SourceStep.PAY_ABORT,
         SourceStep.CLEAR_ABORT,
     }

@@ -326,3 +326,18 @@ async def test_requests_are_idempotent_and_contradictions_are_refused(world: Wor
     with pytest.raises(Conflict, match="not settled"):
         await it.forget(MIGRATION)
     await it.stop()
+
+
+@pytest.mark.parametrize(("verdict", "deleted"), [("gone", [TARGET_POD]), ("abort", [])])
+async def test_i4_a_pod_that_never_starts_goes_when_nobody_else_knows_it(
+    world: World, verdict: str, deleted: list[str]
+) -> None:
+    """The object was forced away: the operator deletes nothing any more."""
+    world.found("received")
+    world.say(verdict)
+    side = world.agent()
+    for _ in range(8):
+        if not side.forgotten:
+            await side.round()
+    assert side.record.state is TargetState.DESTROYED
+    assert world.cluster.deleted == deleted

@@ -175,6 +175,8 @@ def test_the_way_through_step_by_step() -> None:
     gone: dict[str, Any] = {"status": resumed, "source_pod": None}
     assert next_step(**gone, target=ran, source=released).action is Action.FORGET
     assert next_step(**gone, target=ran).action is Action.FORGET
+    held_back = next_step(**gone, target=target_at(TargetState.RESUMING), source=released)
+    assert held_back.action is Action.SETTLE, "the target first"
     end = next_step(**gone)
     assert (end.action, end.reason) == (Action.FINISH, Reason.SUCCEEDED)
     assert "pod redis-moved on node node-b" in end.message
@@ -330,6 +332,14 @@ def test_a_dead_target_does_not_keep_the_source_from_going_on() -> None:
     assert next_step(status=abort, target=dead, source=frozen, target_pod=deleting).action is Action.SETTLE
     assert next_step(status=abort, target=dead, source=thawed, target_pod=deleting).action is Action.FORGET
     assert next_step(status=abort, target=dead, target_pod=deleting).action is Action.FINISH
+
+
+def test_a_source_that_a_dead_target_owes_its_word_keeps_its_record() -> None:
+    """Else nobody tells the target, when it is back and the object is gone, that its word was heard."""
+    resumed = begun(decision="Commit", target={"outcome": "Resumed"})
+    dead, released = agent(TARGET, problem="timeout", ready=False), source_at(SourceState.RELEASED)
+    end = next_step(status=resumed, target=dead, source=released, source_pod=None)
+    assert (end.action, end.reason) == (Action.FINISH, Reason.SUCCEEDED)
 
 
 def test_a_source_node_that_is_gone_is_lost() -> None:

@@ -1,0 +1,73 @@
+"""I1 to I4 (docs/protocol.md), as sentences about a state, about what changed, and about the end."""
+
+from __future__ import annotations
+
+from migration_api.conditions import Reason
+from support.protocol.world import World
+
+
+def broken(before: World, after: World) -> str:
+    """Return what must never be, in words; empty when all is well."""
+    if after.broken:
+        return after.broken
+    if after.source_runs and after.runs:
+        return "I1: source and target can run at once"
+    if after.runs == "restored" and after.ticket != "resuming":
+        return "I3: the target runs without the ticket"
+    if after.t_state in {"Destroyed", "Returned"} and after.ticket in {"pending", "resuming"}:
+        return "the target promised never to resume, and its ticket is not destroyed"
+    return _registers(before, after) or _pods(before, after) or _ending(before, after)
+
+
+def _registers(before: World, after: World) -> str:
+    if before.decision and after.decision != before.decision:
+        return "the decision changed"
+    if before.outcome and after.outcome != before.outcome:
+        return "the outcome changed"
+    return ""
+
+
+def _pods(before: World, after: World) -> str:
+    by_us = before.source_pod == "running" and after.source_pod == "deleting" and after.meddled == before.meddled
+    if by_us and after.runs == "" and after.ticket not in {"resuming", "none"}:
+        return "I2: the source pod is deleted and nothing runs at the target"
+    return ""
+
+
+def _ending(before: World, after: World) -> str:
+    """The last word that an admin reads must be true when it is written."""
+    if before.finished or not after.finished or before.s_silent or before.t_silent:
+        return ""
+    if after.finished == Reason.SUCCEEDED:
+        return "" if after.outcome == "Resumed" and not after.source_pod else "Succeeded, and the source pod is there"
+    if after.outcome == "Resumed":
+        return f"{after.finished}, though the target resumed"
+    return ""
+
+
+def left_over(w: World) -> str:
+    """Return what stands against the end, in words; empty when the migration has ended and left nothing behind."""
+    found = [
+        (w.exists, "the object is there"),
+        (w.s_state != "", "the source agent keeps a journal"),
+        (w.t_state != "", "the target agent keeps a journal"),
+        (w.t_entries, "memory images lie on the target node"),
+        (bool(w.create or w.tree or w.orphan) and not _never_told(w), "an interposer or a tree is there"),
+        (w.fence and w.source_pod != "", "the source is fenced"),
+        (w.source_pod == "deleting" or w.target_pod == "deleting", "a pod is being deleted"),
+        (w.ticket != "none" and not w.target_pod, "a ticket is there"),
+        (bool(w.target_pod) and not w.runs and not _never_told(w), "a target pod is there that never runs"),
+        (not w.source_runs and not w.runs and not w.meddled, "I4: nothing runs"),
+        (not w.source_runs and bool(w.source_pod), "the source pod does not run"),
+        (_lost(w), "I2: it runs, but without its memory"),
+    ]
+    return ", ".join(words for wrong, words in found if wrong)
+
+
+def _never_told(w: World) -> bool:
+    """No agent ever heard of the pod: it stands at the gate until somebody deletes it (docs/verification.md)."""
+    return not w.exists and w.ticket == "none"
+
+
+def _lost(w: World) -> bool:
+    return not w.excused and (w.container == "cold" or w.runs == "cold")

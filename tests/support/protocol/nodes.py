@@ -1,0 +1,116 @@
+"""What the nodes do without an agent: kubelets, the interposer with its claim, CRIU and its hook."""
+
+from __future__ import annotations
+
+from support.protocol.rules import Rules
+from support.protocol.target import WITH_A_HOOK
+from support.protocol.world import Edges, World
+
+
+def source_node(w: World, rules: Rules) -> Edges:
+    """The kubelet starts again what died, unless it is fenced, and ends what is deleted."""
+    if w.source_pod == "running" and w.container == "dead" and not (w.fence and rules.fence_holds):
+        broken = "I3: a fenced source is started afresh" if w.fence else w.broken
+        yield "the source's kubelet starts the container afresh", w._replace(container="cold", broken=broken)
+    if w.source_pod == "deleting":
+        yield "the source pod is gone", w._replace(source_pod="", container="dead", fence=False)
+
+
+def target_node(w: World, rules: Rules) -> Edges:
+    """The kubelet creates, again and again; the pod's end takes everything along."""
+    if w.target_pod == "deleting":
+        yield "the target pod is gone", w._replace(target_pod="", create="", tree="", orphan="", runs="", linked=False)
+    if not w.target_pod and w.ticket != "none" and (not w.t_state or w.t_settled):
+        yield "target agent sweeps the ticket", w._replace(ticket="none")
+    if w.target_pod == "scheduled" and not w.create and w.runs in {"", "stray"}:
+        yield from _create(w, rules)
+    if w.create == "gate":
+        yield from _gate(w, rules)
+    elif w.create == "restoring":
+        yield from _restore(w, rules)
+    elif w.create == "done":
+        yield "the interposer returns: the container runs", w._replace(create="", linked=False)
+    yield from _orphan(w, rules)
+
+
+def _create(w: World, rules: Rules) -> Edges:
+    """One claimant: the older interposer is dead, so its tree is killed first."""
+    orphan = "" if w.orphan in WITH_A_HOOK and rules.hooks_watch else w.orphan
+    if w.ticket == "resuming":
+        stray = w.runs == "stray"
+        after = w._replace(runs="cold", orphan=orphan, excused=w.excused or stray)
+        yield "the target's kubelet starts the container, as after any crash", after
+    elif w.ticket == "destroyed" and rules.destroyed_is_refused:
+        return
+    elif w.ticket == "destroyed" or (w.ticket == "none" and not rules.marked_waits):
+        broken = w.broken or "I3: the target starts afresh without permission"
+        yield "the target's kubelet starts the container afresh", w._replace(runs="cold", broken=broken)
+    else:
+        yield "an interposer claims the container", w._replace(create="gate", linked=False, orphan=orphan)
+
+
+def _gate(w: World, rules: Rules) -> Edges:
+    if w.ticket == "destroyed":
+        yield "the interposer finds the ticket destroyed", w._replace(create="", linked=False)
+    elif w.ticket == "resuming":
+        yield "the interposer finds the ticket resuming", w._replace(create="", linked=False)
+    elif not w.linked and w.t_up:
+        yield "the interposer is at the gate", w._replace(linked=True)
+
+
+def _restore(w: World, rules: Rules) -> Edges:
+    dead = w._replace(create="", tree="", linked=False)
+    failed = dead
+    undecided = w.t_known in {"undecided", "unreachable"} and w.ticket == "pending"
+    if w.linked and undecided and w.t_state:
+        failed = dead._replace(t_failed=True)
+    match w.tree:
+        case "":
+            ready = w.ticket == "pending" and w.t_entries
+            yield "CRIU makes the tree", w._replace(tree="made") if ready else failed
+            if w.accidents:
+                yield "the restore fails", failed._replace(accidents=w.accidents - 1)
+        case "made":
+            known = w.linked and w.t_up and w.ticket == "pending"
+            yield "the hook holds the tree", w._replace(tree="held") if known else dead
+        case "held":
+            if not w.linked:
+                yield "the hook loses the agent and kills the tree", dead
+        case "told":
+            ready = w.ticket == "pending" or not rules.hooks_watch
+            yield "the hook is at pre-resume", w._replace(tree="ready") if ready else dead
+        case _:
+            yield from _rename(w, dead, rules)
+
+
+def _rename(w: World, dead: World, rules: Rules) -> Edges:
+    """The one rename: only `pending` becomes `resuming`."""
+    if w.ticket == "pending" or not rules.only_pending_resumes:
+        twice = "I1: two trees of one container run in the target pod" if w.runs else w.broken
+        yield (
+            "the hook renames the ticket to resuming: the tree runs",
+            w._replace(ticket="resuming", tree="", create="done", runs="restored", broken=twice),
+        )
+    else:
+        yield "the hook finds no pending ticket and kills the tree", dead
+
+
+def _orphan(w: World, rules: Rules) -> Edges:
+    """A tree without its interposer: its hook sees that, unless it has looked for the last time already."""
+    gone = w._replace(orphan="")
+    match w.orphan:
+        case "":
+            return
+        case "ready":
+            if w.ticket == "pending" or not rules.only_pending_resumes:
+                twice = "I1: two trees of one container run in the target pod" if w.runs else w.broken
+                yield (
+                    "the hook of a dead interposer renames the ticket",
+                    gone._replace(ticket="resuming", runs="stray", broken=twice),
+                )
+            else:
+                yield "the hook finds no pending ticket and kills the tree", gone
+        case "told" if not rules.hooks_watch:
+            yield "the hook of a dead interposer goes on", w._replace(orphan="ready")
+        case _:
+            yield "the hook sees that its interposer is dead and kills the tree", gone

@@ -1,0 +1,210 @@
+"""The operator: the real plan, taken at once, late, or never; it remembers nothing but what it is about to do."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from functools import cache
+from typing import Any
+
+from migration_api.conditions import Reason
+from migration_api.names import FINALIZER
+from migration_api.wire import Failure, SourceReport, SourceState, TargetReport, TargetState
+from migration_operator.observation import AgentView, Observation
+from migration_operator.step import Action
+from support.controller import NOW, SOURCE, TARGET, agent, begun, migration, preflight_facts, source_pod, target_pod
+from support.protocol.api import decide, delete_source, delete_target
+from support.protocol.rules import Rules
+from support.protocol.source import forget_source, put_source, source_settled
+from support.protocol.target import forget_target, put_target, target_report
+from support.protocol.world import Edges, Plan, World
+
+DELETION: dict[str, Any] = {"metadata": {"deletionTimestamp": "2026-05-04T12:00:00Z"}}
+LONG_AGO = NOW - timedelta(days=1)
+
+View = tuple[str, bool, bool] | None
+"""What an agent reports: its side's state (none: it knows nothing), settled, failed. None: it does not answer."""
+
+
+def source_view(w: World) -> View:
+    if not w.s_up:
+        return None
+    return w.s_state, source_settled(w), w.s_failed
+
+
+def target_view(w: World) -> View:
+    return (target_report(w), w.t_settled, w.t_failed) if w.t_up else None
+
+
+def sight(w: World) -> tuple[Any, ...]:
+    """What the operator can see of the world, and no more."""
+    the_object = (w.decision, w.outcome, w.adopted, w.begun, w.recorded, w.cancelled, w.deleted)
+    told = (w.cause, w.lost_noted, w.finished, w.late, w.o_refused)
+    return (*the_object, *told, w.source_pod, w.target_pod, source_view(w), target_view(w), w.s_silent, w.t_silent)
+
+
+@cache
+def observe(seen: tuple[Any, ...]) -> Observation:
+    """Build the real observation."""
+    decision, outcome, adopted, has_begun, recorded, cancelled, deleted, cause, lost_noted, finished = seen[:10]
+    late, refused, here, there, source, target, s_silent, t_silent = seen[10:]
+    status = _status(decision, outcome, has_begun, recorded, cause, lost_noted, finished)
+    if late:
+        status["timings"] = {"startedAt": LONG_AGO}
+    the_object = migration(
+        status=status,
+        spec={"cancel": cancelled},
+        finalizers=(FINALIZER,) if adopted else (),
+        deletion_timestamp=NOW if deleted else None,
+    )
+    from_pod = {"running": source_pod(), "deleting": source_pod(**DELETION), "": None}[here]
+    to_pod = {
+        "": None,
+        "unscheduled": target_pod(node=None),
+        "scheduled": target_pod(),
+        "deleting": target_pod(**DELETION),
+    }[there]
+    if not has_begun:
+        return Observation(NOW, the_object, preflight=preflight_facts(pod=from_pod))
+    why = Failure(reason=Reason.CHECKPOINT_FAILED, message="it failed")
+    return Observation(
+        NOW,
+        the_object,
+        source_pod=from_pod,
+        target_pod=to_pod,
+        source_agent=_source_agent(source, s_silent, why),
+        target_agent=_target_agent(target, t_silent, why) if recorded else None,
+        refusal=why if refused else None,
+    )
+
+
+def _status(  # noqa: PLR0917  # a key
+    decision: str, outcome: str, has_begun: bool, recorded: bool, cause: str, lost_noted: bool, finished: str
+) -> dict[str, Any]:
+    conditions: list[dict[str, Any]] = []
+    for type_, status, reason in (
+        ("Committed", "False", cause),
+        ("SourceReleased", "False", Reason.SOURCE_LOST.value if lost_noted else ""),
+        ("Succeeded", "True" if finished == Reason.SUCCEEDED else "False", finished),
+    ):
+        if reason:
+            common = {"observedGeneration": 1, "lastTransitionTime": NOW, "message": "because"}
+            conditions.append({"type": type_, "status": status, "reason": reason, **common})
+    ids = begun() if recorded else begun(target_uid=None, target_node=None)
+    if outcome:
+        ids["target"]["outcome"] = outcome
+    return {**(ids if has_begun else {}), **({"decision": decision} if decision else {}), "conditions": conditions}
+
+
+def _source_agent(view: View, silent: bool, why: Failure) -> AgentView:
+    if view is None:
+        return agent(SOURCE, problem="it does not answer", ready=not silent)
+    state, settled, failed = view
+    if not state:
+        return agent(SOURCE)
+    return agent(
+        SOURCE,
+        source=SourceReport(state=SourceState(state), settled=settled, failure=why if failed else None),
+    )
+
+
+def _target_agent(view: View, silent: bool, why: Failure) -> AgentView:
+    if view is None:
+        return agent(TARGET, problem="it does not answer", ready=not silent)
+    state, settled, failed = view
+    if not state:
+        return agent(TARGET)
+    age = 1.0 if state == TargetState.AT_GATE else None
+    return agent(
+        TARGET,
+        target=TargetReport(
+            state=TargetState(state), settled=settled, gate_age_seconds=age, failure=why if failed else None
+        ),
+    )
+
+
+def operator(w: World, rules: Rules) -> Edges:
+    """One or two operators: plan; take what was planned at once or late; or die before it is taken."""
+    yield from _one(w, rules, "o_plan", "operator")
+    if w.operators > 1:
+        yield from _one(w, rules, "o_plan2", "second operator")
+
+
+def _one(w: World, rules: Rules, slot: str, name: str) -> Edges:
+    planned: Plan = getattr(w, slot)
+    if planned:
+        idle = w._replace(**{slot: ()})
+        if w.operator_api and w.exists:
+            after = _act(idle, planned, rules)
+            yield f"{name}: {planned[0]}", after._replace(**{slot: _rest_of(planned)})
+        yield f"{name} dies or fails before {planned[0]}", idle._replace(o_refused=False)
+        return
+    if not w.operator_api or not w.exists or (w.finished and not w.adopted):
+        return
+    action, reason = _planned(sight(w), rules)
+    if action not in _AT_REST:
+        noted = "noted" if w.s_up and w.s_state == "Lost" else ""
+        whom = "target" if w.recorded and w.t_up and w.t_state else "source"
+        yield f"{name} plans {action} ({reason})", w._replace(**{slot: (action, reason, noted, whom)})
+
+
+_AT_REST = frozenset({Action.WAIT.value, Action.SETTLE.value, Action.REST.value})
+_plans: dict[tuple[Any, ...], tuple[str, str]] = {}
+
+
+def _planned(seen: tuple[Any, ...], rules: Rules) -> tuple[str, str]:
+    key = (rules.plan, seen)
+    if key not in _plans:
+        step = rules.plan(observe(seen))
+        _plans[key] = step.action.value, step.reason.value
+    return _plans[key]
+
+
+def _rest_of(planned: Plan) -> Plan:
+    """The end is written in two acts."""
+    return ("WriteTheEnd", *planned[1:]) if planned[0] == Action.FINISH else ()
+
+
+def _act(w: World, planned: Plan, rules: Rules) -> World:  # noqa: PLR0911, PLR0912, C901  # one line for each action
+    action, reason, noted, whom = planned
+    match action:
+        case Action.ADOPT:
+            return w if w.deleted else w._replace(adopted=True)
+        case Action.LET_GO | Action.FINISH:
+            return w._replace(adopted=False)
+        case "WriteTheEnd":
+            return w._replace(finished=w.finished or reason)
+        case Action.BEGIN:
+            return w._replace(begun=True)
+        case Action.CREATE_TARGET:
+            return _create_target(w)
+        case Action.RECORD_TARGET:
+            return w._replace(recorded=True) if w.target_pod == "scheduled" else w
+        case Action.PREPARE_TARGET:
+            return put_target(w)
+        case Action.CHECKPOINT:
+            return put_source(w)
+        case Action.PROPOSE_ABORT:
+            after = decide(w, "Abort", rules)
+            return after._replace(cause=reason) if after is not w and not w.cause else after
+        case Action.DELETE_TARGET:
+            return delete_target(w)
+        case Action.DELETE_SOURCE:
+            return delete_source(w)
+        case Action.FORGET:
+            return _forget(w._replace(lost_noted=w.lost_noted or bool(noted)), whom)
+        case _:
+            raise AssertionError(action)
+
+
+def _create_target(w: World) -> World:
+    """Create the pod; a ticket that an earlier pod of that name left has another pod UID."""
+    if w.target_pod or w.t_state:
+        return w
+    return w._replace(target_pod="unscheduled", ticket="none")
+
+
+def _forget(w: World, whom: str) -> World:
+    """The target's agent first: each forgets what has settled, and refuses else."""
+    if whom == "target":
+        return forget_target(w) if w.t_up and w.t_state and w.t_settled else w
+    return forget_source(w) if w.s_up and w.s_state and source_settled(w) else w

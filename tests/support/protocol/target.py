@@ -1,0 +1,275 @@
+"""The target agent: the real `next_target_step` over what a look found, and its acts."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from migration_agent.ports import PodState
+from migration_agent.seen import Verdict
+from migration_agent.target_plan import TargetObservation, TargetStep
+from migration_agent.ticket import TicketState
+from migration_api.wire import TargetState
+from support.protocol.api import delete_target, write
+from support.protocol.rules import Rules
+from support.protocol.world import Edges, World, fly, remember
+
+PROMISED = frozenset({"Destroyed", "Returned"})
+WITH_A_HOOK = frozenset({"held", "told", "ready"})
+"""The hook has connected, so its tree stands in the journal."""
+
+
+def put_target(w: World) -> World:
+    """Take the operator's request, or refuse it for ever."""
+    if not w.t_up or w.t_state:
+        return w
+    if w.buried or w.ticket in {"resuming", "destroyed"}:
+        return w._replace(o_refused=True)
+    return blank_target(w)._replace(t_state="Prepared", t_prepared=True, ticket="pending")
+
+
+def blank_target(w: World) -> World:
+    """Forget what is in memory of this migration."""
+    return w._replace(t_known="unreachable", t_pod="unknown", t_asked=False, t_waited=False, t_plan=())
+
+
+def forget_target(w: World) -> World:
+    gone = w._replace(
+        t_state="", t_settled=False, t_acked=False, t_entries=False, t_failed=False, t_old_boot=False
+    )  # fmt: skip
+    return blank_target(gone)._replace(t_prepared=True)
+
+
+def is_held(w: World) -> bool:
+    return w.create == "restoring" and w.linked and w.tree == "held"
+
+
+def is_dead(w: World) -> bool:
+    """Nobody is connected, and nobody lives who stands in the journal."""
+    recorded = w.create in {"restoring", "done"} or w.tree in WITH_A_HOOK or w.orphan in WITH_A_HOOK
+    return not recorded and not (w.linked and w.create)
+
+
+def target_report(w: World) -> str:
+    """The state as the operator is told it."""
+    facts = (
+        (w.t_state != "Prepared", w.t_state),
+        (w.ticket == "resuming", "Resuming"),
+        (is_held(w), "Held"),
+        (w.linked and w.create == "restoring", "Restoring"),
+        (w.t_entries, "Received"),
+        (w.linked and w.create == "gate", "AtGate"),
+    )
+    return next((state for holds, state in facts if holds), "Prepared")
+
+
+def answer(w: World, rules: Rules) -> tuple[World, str]:
+    """Answer the source that asks for the promise."""
+    if not w.t_state:  # unknown: the ticket on disk still counts; else a tombstone comes first
+        if w.ticket == "resuming":
+            return w, "resumed"
+        return w._replace(buried=True, ticket="destroyed" if w.ticket == "pending" else w.ticket), "destroyed"
+    if w.ticket == "resuming" or w.t_state == "Resumed":
+        return w, "resumed"
+    if w.t_state in PROMISED:
+        return w, "destroyed"
+    asked = w._replace(t_asked=True)
+    return (asked, "undecided") if rules.promises_are_kept else (asked, "destroyed")
+
+
+def target(w: World, rules: Rules) -> Edges:
+    """Everything that the agent of the target node can do next."""
+    if not w.t_up:
+        up = blank_target(w)._replace(t_up=True, t_silent=False, t_prepared=not w.t_state or w.t_settled)
+        yield "target agent starts", up
+        return
+    if not w.t_state:
+        return
+    if not w.t_prepared:
+        fresh = w._replace(t_entries=w.t_entries and not w.t_old_boot, t_old_boot=False, t_prepared=True)
+        yield "target agent looks at what it has", fresh
+        return
+    if w.t_known == "commit" and not w.t_waited and not is_held(w) and not w.t_settled:
+        yield "nothing is held for a freeze budget's time", w._replace(t_waited=True)
+    if w.t_plan:
+        yield from _act(w, rules)
+    else:
+        yield from _look(w, rules)
+
+
+# --- look and decide
+
+
+def _look(w: World, rules: Rules) -> Edges:
+    now = w.registers if w.target_api else "unreachable"
+    known = remember(w.t_known, now, w.t_settled)
+    held = is_held(w)
+    pod = w.t_pod
+    if not w.t_settled and (known == "commit" or held) and pod != "gone":
+        pod = ("live" if w.target_pod == "scheduled" else "gone") if w.target_api else "unknown"
+    waited = w.t_waited and not held
+    gate = w.linked and w.create == "gate"
+    it = _observation(
+        w.t_state, known, w.ticket, w.t_settled, w.t_acked, w.t_entries, gate, _is_restoring(w), held,
+        w.orphan not in WITH_A_HOOK, is_dead(w), pod, w.t_asked, waited and known == "commit", w.t_failed,
+    )  # fmt: skip
+    step = rules.target_step(it)
+    looked = w._replace(t_known=known, t_pod=pod, t_waited=waited)
+    if step is TargetStep.WAIT:
+        if looked != w:
+            yield f"target agent reads {known}", looked
+        return
+    yield f"target agent reads {known}, plans {step}", looked._replace(t_plan=(step.value, "begin"))
+
+
+def _is_restoring(w: World) -> bool:
+    return w.linked and (w.create == "done" or (w.create == "restoring" and w.tree != "held"))
+
+
+@cache
+def _observation(  # noqa: PLR0917  # a key
+    state: str, known: str, ticket: str, settled: bool, acked: bool, received: bool, gate: bool, restoring: bool,
+    held: bool, clear: bool, dead: bool, pod: str, asked: bool, waited: bool, failed: bool,
+) -> TargetObservation:  # fmt: skip
+    return TargetObservation(
+        state=TargetState(state),
+        verdict=Verdict(known),
+        ticket=TicketState(ticket),
+        settled=settled,
+        acknowledged=acked,
+        received=received,
+        gate=gate,
+        restoring=restoring,
+        held=held,
+        clear=clear,
+        dead=dead,
+        pod=PodState(pod),
+        promise_asked=asked,
+        waited=waited,
+        failed=failed,
+    )
+
+
+# --- act
+
+
+def _act(w: World, rules: Rules) -> Edges:  # noqa: C901, PLR0912  # one case for each step
+    step, at = w.t_plan
+    idle = w._replace(t_plan=())
+    match step:
+        case TargetStep.MAKE_TICKET:
+            made = "pending" if w.ticket == "none" else w.ticket
+            yield "target agent makes the ticket", idle._replace(ticket=made)
+        case TargetStep.RESTORE:
+            waits = w.linked and w.create == "gate"
+            yield "target agent says restore", idle._replace(create="restoring") if waits else idle
+        case TargetStep.REFUSE:
+            waits = w.linked and w.create == "gate"
+            yield "target agent refuses the gate", idle._replace(create="", linked=False) if waits else idle
+        case TargetStep.COMMIT:
+            yield from _commit(w, at, rules)
+        case TargetStep.RESUME:
+            yield "target agent says resume", resume(idle)
+        case TargetStep.DESTROY:
+            yield "target agent destroys the ticket", idle._replace(ticket=_destroyed(w, rules))
+        case TargetStep.RETURN_IF_INTACT | TargetStep.RETURN_ANYWAY:
+            yield from _return(w, step, at, rules)
+        case TargetStep.CLEAR:
+            yield from _clear(idle)
+        case TargetStep.PROMISE:
+            yield "target agent journals the promise", idle._replace(t_state="Destroyed", t_entries=False)
+        case TargetStep.WRITE_RESUMED:
+            if at == "begin" and w.t_state != "Resuming":
+                yield "target agent journals Resuming", w._replace(t_state="Resuming", t_plan=(step, "write"))
+            else:
+                yield from _write(idle, "Resumed", rules)
+        case TargetStep.WRITE_RETURNED:
+            yield from _write(idle, "Returned", rules)
+        case TargetStep.END_RESUMED | TargetStep.END_RETURNED | TargetStep.END_DESTROYED:
+            state = {"end-resumed": "Resumed", "end-returned": "Returned", "end-destroyed": "Destroyed"}[step]
+            yield f"target agent journals {state}", idle._replace(t_state=state, t_settled=True, t_entries=False)
+        case TargetStep.FORGET:
+            yield from _forget(idle)
+        case _:
+            raise AssertionError(step)
+
+
+def _forget(w: World) -> Edges:
+    """Nobody is left who knows a pod that never starts: it goes first."""
+    if w.t_state not in PROMISED:
+        yield "target agent forgets", forget_target(w)
+    elif w.target_api:
+        yield "target agent deletes the pod that never starts, and forgets", forget_target(delete_target(w))
+    else:
+        yield "target agent cannot delete the pod that never starts", w
+
+
+def resume(w: World) -> World:
+    """Tell the hook, over its open connection, to go on."""
+    return w._replace(tree="told", t_waited=False) if is_held(w) else w
+
+
+def _destroyed(w: World, rules: Rules) -> str:
+    return w.ticket if w.ticket == "resuming" and rules.resuming_is_kept else "destroyed"
+
+
+def _commit(w: World, at: str, rules: Rules) -> Edges:
+    idle = w._replace(t_plan=())
+    if at == "resume":
+        yield "target agent says resume", resume(idle)
+        return
+    if not w.target_api:
+        known = w.t_known if rules.answers_are_read else "commit"
+        after = w._replace(t_known=known, t_plan=(w.t_plan[0], "resume")) if known == "commit" else idle
+        yield "target agent cannot write Commit", after
+        return
+    after = write(idle, "Commit", rules)
+    known = remember(w.t_known, after.registers, False) if rules.answers_are_read else "commit"
+    after = after._replace(t_known=known)
+    if known == "commit":
+        after = after._replace(t_plan=(w.t_plan[0], "resume"))
+    yield "target agent proposes Commit", after
+    if w.accidents:
+        yield "target agent's Commit is delayed", fly(idle, "Commit")
+
+
+def _write(w: World, value: str, rules: Rules) -> Edges:
+    if not w.target_api:
+        yield f"target agent cannot write {value}", w
+        return
+    after = write(w, value, rules)
+    yield f"target agent writes {value}", after._replace(t_known=remember(w.t_known, after.registers, False))
+    if w.accidents:
+        yield f"target agent's {value} is delayed", fly(w, value)
+
+
+def _return(w: World, step: str, at: str, rules: Rules) -> Edges:
+    idle = w._replace(t_plan=())
+    if at == "destroy":
+        yield "target agent destroys the ticket", idle._replace(ticket=_destroyed(w, rules))
+        return
+    if not (w.peers and w.s_up):
+        yield "target agent gets no answer", idle
+        return
+    intact = w.s_state in {"Dumped", "Sent"} and w.container == "paused" and w.fence
+    if intact or step == TargetStep.RETURN_ANYWAY:
+        yield (
+            f"target agent learns that the source is {'intact' if intact else 'dead'}",
+            w._replace(t_plan=(step, "destroy")),
+        )
+    else:
+        yield "target agent learns that the source is not intact", idle._replace(t_waited=False)
+
+
+def _clear(w: World) -> Edges:
+    """Kill what is held and refuse who waits; then kill whoever stands in the journal."""
+    told = w
+    if w.linked and (w.create == "gate" or (w.create == "restoring" and w.tree == "held")):
+        told = w._replace(create="", tree="", linked=False)
+    if told != w:
+        yield "target agent kills what is held", told
+        return
+    orphan = "" if w.orphan in WITH_A_HOOK else w.orphan
+    if w.create in {"restoring", "done"}:
+        left = w.tree if w.tree == "made" else ""  # a tree whose hook has not connected stands in no journal
+        w = w._replace(create="", linked=False, tree="", orphan=left or orphan)
+    yield "target agent kills all that it knows of", w._replace(orphan=orphan if not w.orphan else w.orphan)
