@@ -40,7 +40,7 @@ func FuzzTicket(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		dir := t.TempDir()
 		must(t, os.WriteFile(filepath.Join(dir, "pending"), data, 0o600))
-		content, err := readTicketContent(dir)
+		content, err := readTicketContent(dir, "pending")
 		if err == nil && !json.Valid(data) {
 			t.Fatalf("%q was read as %v", data, content)
 		}
