@@ -224,8 +224,8 @@ def test_a_killed_up_recovers_and_down_leaves_nothing(testbed: Testbed) -> None:
     second("down")
     before = machine.look()
     try:
-        kill_at(second, "kind create cluster", "up", "--workers", "1")
-        said = subprocess.run(second.command("up", "--workers", "1"), capture_output=True, text=True, check=True).stderr
+        second.kill_at("kind create cluster", "up", "--workers", "1")
+        said = second.told("up", "--workers", "1")
         assert "removing the cluster" in said
         assert "2 nodes Ready" in said
         assert len(second("kubectl", "get", "nodes", "-o", "name").split()) == 2
@@ -236,7 +236,7 @@ def test_a_killed_up_recovers_and_down_leaves_nothing(testbed: Testbed) -> None:
             "TESTBED_NETNS"
         ):  # the containers of this machine's own engine are in its cgroups, not in ours
             assert {kind.partition(":")[0] for kind in namespaces} >= {"net", "mnt", "pid"}
-        kill_at(second, "removing", "down")
+        second.kill_at("removing", "down")
     finally:
         second("down")
     assert not machine.processes_in(namespaces)
@@ -249,14 +249,3 @@ def test_a_killed_up_recovers_and_down_leaves_nothing(testbed: Testbed) -> None:
         wait_for("the machine as it was", lambda: machine.look() == before, seconds=30, every=2)
     except NotInTimeError:
         assert not machine.look().differences(before)
-
-
-def kill_at(testbed: Testbed, step: str, *verb: str) -> None:
-    """Start a verb and kill it, without a chance to tidy up, as soon as it announces that step."""
-    with subprocess.Popen(testbed.command(*verb), stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr
-        for line in process.stderr:
-            if step in line:
-                process.kill()
-                return
-    pytest.fail(f"`cluster {' '.join(verb)}` never came to the step {step!r}")

@@ -25,16 +25,36 @@ class Testbed:
     __test__ = False  # pytest: the name begins with Test, it is none
 
     name: str
+    where: tuple[str, ...] = ()
+    """The words of a command that runs another command where this cluster is, when that is not here."""
 
     def command(self, *args: str) -> list[str]:
         """Return the words that run a verb."""
-        return [str(COMMAND), "--name", self.name, *args]
+        return [*self.where, str(COMMAND), "--name", self.name, *args]
 
     def __call__(self, *args: str, timeout: float = 600) -> str:
         """Run a verb and return its output; a failure's message has what it said."""
         done = subprocess.run(self.command(*args), capture_output=True, text=True, check=False, timeout=timeout)
         assert done.returncode == 0, f"cluster {' '.join(args)}: {done.stderr}"
         return done.stdout
+
+    def told(self, *args: str, timeout: float = 600) -> str:
+        """Run a verb and return what it told the person at the terminal."""
+        done = subprocess.run(self.command(*args), capture_output=True, text=True, check=False, timeout=timeout)
+        assert done.returncode == 0, f"cluster {' '.join(args)}: {done.stderr}"
+        return done.stderr
+
+    def kill_at(self, step: str, *args: str) -> str:
+        """Run a verb and kill it, without a chance to tidy up, when it tells of that step; return what it told."""
+        with subprocess.Popen(self.command(*args), stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr
+            told = ""
+            for line in process.stderr:
+                told += line
+                if step in line:
+                    process.kill()
+                    return told
+        raise AssertionError(f"`cluster {' '.join(args)}` never came to the step {step!r}: {told}")
 
     def variables(self, *verb: str) -> dict[str, str]:
         """Return what a verb exports: `env`, `s3`."""

@@ -25,7 +25,8 @@ def log(cluster: Cluster) -> Path:
     return cluster.run / "dockerd.log"
 
 
-def start(cluster: Cluster) -> None:
+def start(cluster: Cluster, *options: str) -> None:
+    """Starts it, unless it runs; `options` are further ones of dockerd's."""
     engine.link_tools(cluster, folder() / "usr/bin/docker")
     if engine.is_running(cluster):
         return
@@ -37,7 +38,7 @@ def start(cluster: Cluster) -> None:
         with log(cluster).open("wb") as output:
             daemon = subprocess.Popen(
                 engine.inside(cluster, *dockerd),
-                env={**os.environ, **settings(cluster)},
+                env={**os.environ, **settings(cluster, *options)},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -60,11 +61,18 @@ def make_network_namespace(cluster: Cluster) -> None:
         host.run(["unshare", f"--net={cluster.netns}", "ip", "link", "set", "lo", "up"])
 
 
-def settings(cluster: Cluster) -> dict[str, str]:
-    options: list[str] = []
+def settings(cluster: Cluster, *further: str) -> dict[str, str]:
+    options = list(further)
     if not machine.inspect().sys_resource:
-        wrapper = f"{SOURCES}/engine/runc-without-sys-resource"
-        options = ["--add-runtime", f"testbed={wrapper}", "--default-runtime", "testbed", "--oom-score-adjust", "0"]
+        wrapper = "runc-without-sys-resource"
+        options += [
+            "--add-runtime",
+            f"{wrapper}={SOURCES}/engine/{wrapper}",
+            "--default-runtime",
+            wrapper,
+            "--oom-score-adjust",
+            "0",
+        ]
     return {
         "TESTBED_ENGINE": str(folder()),
         "TESTBED_RUN": str(cluster.run),

@@ -1,7 +1,8 @@
 """Debian's packages and roots. The mirror is whatever this machine's own apt is configured with."""
 
+import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,9 @@ HOST_PACKAGES = {
     "tar": "tar",
 }
 """A command, and the package it comes in. nft is for the tests of the packet drop, the others are for the test bed."""
+
+RECORD = "debian-packages.txt"
+"""In a folder of unpacked packages: which versions they are, one `NAME VERSION` a line."""
 
 EXPIRED = "Acquire::Check-Valid-Until=false"
 """A mirror may be a snapshot whose Release file has expired; the signature is still checked."""
@@ -85,7 +89,7 @@ def install(packages: Sequence[str]) -> None:
 
 def unpacked(purpose: str, packages: Sequence[str], suite: str | None = None) -> Path:
     """The packages' files in one folder, unpacked and not installed; `suite` None means the host's own."""
-    target = cache("debs", f"{purpose}-{digest(*packages, suite or host_release())}")
+    target = cache("debs", f"{purpose}-{digest(*packages, suite or host_release(), RECORD)}")
     if not target.is_dir():
         with (
             step(f"fetching Debian packages: {' '.join(packages)}", "10 s"),
@@ -94,9 +98,27 @@ def unpacked(purpose: str, packages: Sequence[str], suite: str | None = None) ->
         ):
             options = [] if suite is None else suite_options(suite, work)
             download(packages, options, work)
-            for package in sorted(work.glob("*.deb")):
-                host.run(["dpkg", "-x", str(package), str(out)])
+            files = [str(package) for package in sorted(work.glob("*.deb"))]
+            versions_there = [host.run(["dpkg-deb", "--show", file]).strip().replace("\t", " ") for file in files]
+            refuse_old(versions_there if suite else [])
+            for file in files:
+                host.run(["dpkg", "-x", file, str(out)])
+            (out / RECORD).write_text("\n".join(versions_there) + "\n")
     return target
+
+
+def refuse_old(packages: Iterable[str]) -> None:
+    """A release that is behind, perhaps because the mirror is: said now, not by a migration that fails."""
+    for name, _, there in (package.partition(" ") for package in packages):
+        least = versions.LEAST.get(name)
+        if least and host.succeeds(["dpkg", "--compare-versions", there, "lt", least]):
+            raise host.TestbedError(f"This mirror's {name} is {there}; at least {least} is needed.")
+
+
+def installed(root_tarball: Path) -> list[str]:
+    """The packages in a root, each as `NAME VERSION`."""
+    status = host.run(["tar", "-xOf", str(root_tarball), "./var/lib/dpkg/status"])
+    return [f"{name} {there}" for name, there in re.findall(r"(?ms)^Package: (\S+)$.*?^Version: (\S+)$", status)]
 
 
 def host_release() -> str:
@@ -140,5 +162,6 @@ def root(purpose: str, packages: Sequence[str], usually: str, suite: str = versi
                 *(suite, str(partial), "-"),
             )
             host.run(mmdebstrap, stdin=sources, env={"TMPDIR": str(work)})
+            refuse_old(installed(partial))
             partial.rename(target)
     return target

@@ -38,8 +38,8 @@ def illnesses(cluster: Cluster) -> Iterator[tuple[str, str]]:
     try:
         yield from ill_nodes(cluster)
         yield from ill_pods(cluster)
-    except host.TestbedError as error:
-        yield f"The API server does not answer: {error}", ""
+    except host.CommandError as error:
+        yield f"The API server does not answer: {error.output.strip().splitlines()[-1]}", ""
         yield "The control plane's logs end with:", output(cluster, "exec", cluster.nodes[0], "sh", "-c", LATEST_LOGS)
 
 

@@ -1,15 +1,26 @@
 """Binaries built from pinned Go modules, kept by the hash of everything that goes into them."""
 
+import os
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import host, versions
+from . import host, machine, versions
 from .places import SOURCES, cache, digest, finished
 from .progress import note, step
 
 KUBERNETES_VERSION = f"-X k8s.io/component-base/version.gitVersion={versions.KUBERNETES}"
 """Without it the nodes report v0.0.0 and kubeadm's version check fails."""
+
+ENVIRONMENT = {"CGO_ENABLED": "0", "GOFLAGS": "", "GOWORK": "off"}
+"""What the person's own settings must not change."""
+
+FETCH_ATTEMPTS, FETCH_PAUSE_SECONDS = 4, 10
+"""Go asks its proxy once; a slow or busy one gets more chances before an hour's work is given up."""
+
+COMPILER_GIB = 2.0
+"""What one more compiler at a time may need: Kubernetes takes 2.6 GiB with two."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +77,44 @@ def key(module: Module) -> str:
 
 def build(module: Module) -> Path:
     """The folder with the module's binaries, from the cache or built now."""
-    target = cache("bin", f"{module.name}-{key(module)}")
+    target = built(module)
     if not target.is_dir():
         with step(f"building {module.name} with Go", module.usually), finished(target) as out:
-            command = ["nice", "-n", "5", "go", "build", "-p", "2", *flags(module), "-o", f"{out}/", module.packages]
-            environment = {"CGO_ENABLED": "0", "GOFLAGS": "", "GOWORK": "off"}
-            host.run(host.contained(*command), cwd=module.folder, env=environment)
+            fetch(module)
+            compilers = ("-p", str(compilers_at_a_time(os.cpu_count() or 1, machine.available_memory())))
+            command = ["nice", "-n", "5", "go", "build", *compilers, *flags(module), "-o", f"{out}/", module.packages]
+            host.run(host.contained(*command), cwd=module.folder, env=ENVIRONMENT)
             for old, new in module.renames:
                 (out / old).rename(out / new)
     return target
+
+
+def built(module: Module) -> Path:
+    """Where its binaries are, or will be."""
+    return cache("bin", f"{module.name}-{key(module)}")
+
+
+def missing(modules: Iterable[Module]) -> list[Module]:
+    return [module for module in modules if not built(module).is_dir()]
+
+
+def compilers_at_a_time(cores: int, memory: float) -> int:
+    """All cores, as far as there is memory for them (in GiB)."""
+    return max(2, min(cores, int(memory / COMPILER_GIB)))
+
+
+def fetch(module: Module) -> None:
+    """Brings the module's dependencies into Go's module cache."""
+    for attempt in range(1, FETCH_ATTEMPTS + 1):
+        try:
+            host.run(["go", "mod", "download"], cwd=module.folder, env=ENVIRONMENT)
+        except host.CommandError as error:
+            if attempt == FETCH_ATTEMPTS:
+                raise
+            note(f"fetching what {module.name} is made of failed; trying again in {FETCH_PAUSE_SECONDS} s: {error}")
+            time.sleep(FETCH_PAUSE_SECONDS)
+        else:
+            return
 
 
 def build_all(modules: Iterable[Module]) -> dict[str, Path]:

@@ -1,8 +1,11 @@
 """The kind cluster itself, from any state: none, fragment, stopped, made from something else, or running."""
 
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 from . import (
+    ahead,
     daemon,
     diagnosis,
     engine,
@@ -31,7 +34,7 @@ kind: Cluster
 apiVersion: kind.x-k8s.io/v1alpha4
 networking:
   ipFamily: ipv4
-  disableDefaultCNI: {own_network}
+  disableDefaultCNI: {without_kindnet}
   podSubnet: {pod_subnet}
   serviceSubnet: {service_subnet}
 kubeadmConfigPatches:
@@ -75,6 +78,7 @@ def plan(name: str, wishes: source.Wishes, chosen: source.Source) -> Plan:
         engine=chosen.engine,
         engine_host=chosen.engine_host,
         image=chosen.image or nodeimage.name(containerd),
+        kindnet=chosen.kindnet,
         why=chosen.why,
     )
     return replace(wanted, config=digest(config(Cluster(name, wanted))))
@@ -83,7 +87,7 @@ def plan(name: str, wishes: source.Wishes, chosen: source.Source) -> Plan:
 def config(cluster: Cluster) -> str:
     here = machine.inspect()
     text = KIND_CONFIG.format(
-        own_network=str(cluster.plan.is_private).lower(),
+        without_kindnet=str(not cluster.plan.kindnet).lower(),
         pod_subnet=podnetwork.POD_SUBNET,
         service_subnet=podnetwork.SERVICE_SUBNET,
         restrict_oom_score_adj=str(not here.sys_resource).lower(),
@@ -105,7 +109,7 @@ def up(there: Cluster, wishes: source.Wishes) -> None:
     prepare(cluster, reused=reused)
     if not reused:
         create(cluster)
-    if cluster.plan.is_private:
+    if not cluster.plan.kindnet:
         podnetwork.connect(cluster)
     readiness.wait_until_it_answers(cluster)
 
@@ -136,16 +140,24 @@ def remove_other(cluster: Cluster) -> None:
 def prepare(cluster: Cluster, *, reused: bool) -> None:
     """Builds what is missing, one cluster at a time: two at once would build the same, and fight for the cores."""
     with lock("prepare"):
-        tools = [gobuild.tool(name) for name in HOST_TOOLS]
-        if cluster.plan.is_private:
-            gobuild.warn_when_cold()
-            tools.append(gobuild.build_all(gobuild.node_modules(cluster.plan.containerd))["kubectl"])
+        tools = build_tools(cluster)
         if not reused:
             begin(cluster)
         engine.link_tools(cluster, *tools)
         if cluster.plan.is_private:
             daemon.start(cluster)
             nodeimage.ensure(cluster)
+
+
+def build_tools(cluster: Cluster) -> list[Path]:
+    """What runs on this machine; for a node image from packages all that goes into it as well."""
+    if not cluster.plan.is_private:
+        return [gobuild.tool(name) for name in HOST_TOOLS]
+    gobuild.warn_when_cold()
+    modules = gobuild.node_modules(cluster.plan.containerd)
+    fetches = [partial(gobuild.fetch, module) for module in gobuild.missing(modules)]
+    with ahead.of_need(*fetches, daemon.folder, partial(nodeimage.fetch, cluster)):
+        return [*(gobuild.tool(name) for name in HOST_TOOLS), gobuild.build_all(modules)["kubectl"]]
 
 
 def begin(cluster: Cluster) -> None:
@@ -158,7 +170,7 @@ def begin(cluster: Cluster) -> None:
 
 
 def create(cluster: Cluster) -> None:
-    kind = ["kind", "create", "cluster", "-q", "--name", cluster.name, "--image", cluster.plan.image, "--retain"]
+    kind = ["kind", "create", "cluster", "--name", cluster.name, "--image", cluster.plan.image, "--retain"]
     command = engine.inside(cluster, *engine.owned(cluster, *kind, "--config", "-"))
     with step("kind create cluster", "30 s"):
         try:

@@ -37,3 +37,9 @@ def inspect() -> Machine:
         sys_resource=bool(int(effective, 16) >> CAP_SYS_RESOURCE & 1),
         cgroup_v2=Path("/sys/fs/cgroup/cgroup.controllers").is_file(),
     )
+
+
+def available_memory() -> float:
+    """In GiB."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) / 2**20

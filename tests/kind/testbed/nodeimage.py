@@ -53,7 +53,7 @@ wait $! || true
 
 def ensure(cluster: Cluster) -> None:
     """The node image is in the cluster's daemon: there already, loaded from the cache, or built."""
-    archive = cache("node-images", f"{key(cluster.plan.containerd)}.tar.zst")
+    archive = kept(cluster)
     if archive.is_file():
         if not engine.docker(cluster, "images", "-q", cluster.plan.image).strip():
             with step("loading the node image", "15 s"):
@@ -63,6 +63,25 @@ def ensure(cluster: Cluster) -> None:
         build(cluster)
     with step("keeping the node image for next time", "10 s"):
         save(cluster, archive)
+
+
+def kept(cluster: Cluster) -> Path:
+    return cache("node-images", f"{key(cluster.plan.containerd)}.tar.zst")
+
+
+def fetch(cluster: Cluster) -> None:
+    """The parts that come from Debian, unless the image is kept already."""
+    if not kept(cluster).is_file():
+        runtime()
+        debian_root()
+
+
+def runtime() -> Path:
+    return debian.unpacked("runtime", RUNTIME_PACKAGES, versions.RUNTIME_SUITE)
+
+
+def debian_root() -> Path:
+    return debian.root("node", PACKAGES, "30 s")
 
 
 def name(containerd: str) -> str:
@@ -96,18 +115,18 @@ def save(cluster: Cluster, archive: Path) -> None:
 
 def build(cluster: Cluster) -> None:
     binaries = gobuild.build_all(gobuild.node_modules(cluster.plan.containerd))
-    debian_root = debian.root("node", PACKAGES, "30 s")
+    root = debian_root()
     with scratch() as work:
-        images = control_plane_images(cluster, binaries, debian_root, work)
-        base = base_image(cluster, binaries, debian_root, work)
+        images = control_plane_images(cluster, binaries, root, work)
+        base = base_image(cluster, binaries, root, work)
         side_load(cluster, base, images)
 
 
-def control_plane_images(cluster: Cluster, binaries: dict[str, Path], debian_root: Path, work: Path) -> list[str]:
+def control_plane_images(cluster: Cluster, binaries: dict[str, Path], tarball: Path, work: Path) -> list[str]:
     """The images kubeadm asks for, under the names it asks for: one static binary each."""
     command = [str(binaries["kubeadm"]), "config", "images", "list", "--kubernetes-version", versions.KUBERNETES]
     names = host.run(command).split()
-    engine.docker(cluster, "import", str(debian_root), DEBIAN_ROOT)
+    engine.docker(cluster, "import", str(tarball), DEBIAN_ROOT)
     for name in names:
         binary = name.rpartition("/")[2].partition(":")[0]
         with step(f"  image {name}"):
@@ -141,22 +160,23 @@ def import_root(cluster: Cluster, root: Path, name: str, changes: tuple[str, ...
     host.pipe(tar, ["docker", "import", *options, "-", name], env=engine.environment(cluster))
 
 
-def base_image(cluster: Cluster, binaries: dict[str, Path], debian_root: Path, work: Path) -> str:
+def base_image(cluster: Cluster, binaries: dict[str, Path], tarball: Path, work: Path) -> str:
     """kind's base image: its files, the container runtime and Kubernetes' node binaries on a Debian root."""
     name = "localhost/kind-base:testbed"
     root = work / "node"
     root.mkdir()
     with step("  kind's base image"):
-        host.run(["tar", "-C", str(root), "-xf", str(debian_root)])
+        host.run(["tar", "-C", str(root), "-xf", str(tarball)])
         copy_kind_files(root)
         for folder, names in INSTALLED.items():
             for binary in names:
                 shutil.copy(binaries[binary], root / folder)
-        runtime = debian.unpacked("runtime", RUNTIME_PACKAGES, versions.RUNTIME_SUITE)
-        shutil.copy(runtime / "usr/sbin/runc", root / "usr/local/sbin/")
+        unpacked = runtime()
+        shutil.copy(unpacked / "usr/sbin/runc", root / "usr/local/sbin/")
         (root / "opt/cni/bin").mkdir(parents=True)
         for plugin in CNI_PLUGINS:
-            shutil.copy(runtime / "usr/lib/cni" / plugin, root / "opt/cni/bin")
+            shutil.copy(unpacked / "usr/lib/cni" / plugin, root / "opt/cni/bin")
+        shutil.copy(unpacked / debian.RECORD, root / "kind")
         host.run(["chroot", str(root), "bash", "-euc", CONFIGURE])
         configure_containerd(root, binaries)
         (root / "kind/version").write_text(versions.KUBERNETES)

@@ -27,6 +27,8 @@ class Plan:
     """The value of that command's variable (DOCKER_HOST, CONTAINER_HOST) when it had one."""
     image: str = ""
     """The node image; the name of one made from packages has the hash of everything in it."""
+    kindnet: bool = False
+    """The node image brings kind's own pod network; without it the test bed connects the pods."""
     config: str = ""
     """The digest of what kind is told."""
     why: str = field(default="", compare=False)

@@ -13,7 +13,11 @@ SERVICE_SUBNET = "10.96.0.0/16"
 
 
 def connect(cluster: Cluster) -> None:
-    """The cluster's network namespace gets routes as well: a test that runs in it reaches pods and Services."""
+    """A cluster's own network namespace gets routes as well: a test that runs in it reaches pods and Services.
+
+    This machine's network gets none, where the nodes are in an engine that was found on it: other clusters use the
+    same addresses.
+    """
     with step("connecting the nodes' pod networks"):
         found = wait_for(cluster, "all nodes have a pod CIDR", lambda: with_pod_cidrs(cluster))
         for node in found:
@@ -22,9 +26,10 @@ def connect(cluster: Cluster) -> None:
             routes = [f"ip route replace {other.pod_cidr} via {other.ip}" for other in found if other != node]
             forward = "sysctl -qw net.ipv4.ip_forward=1"  # the plugin sets it with a node's first pod only
             engine.in_node(cluster, node.name, "sh", "-ec", "\n".join([forward, *routes]))
-            host.run(engine.inside(cluster, "ip", "route", "replace", node.pod_cidr, "via", node.ip))
-        control_plane = next(node for node in found if node.name == cluster.nodes[0])
-        host.run(engine.inside(cluster, "ip", "route", "replace", SERVICE_SUBNET, "via", control_plane.ip))
+        if cluster.plan.is_private:
+            control_plane = next(node for node in found if node.name == cluster.nodes[0])
+            for subnet, node in [*((node.pod_cidr, node) for node in found), (SERVICE_SUBNET, control_plane)]:
+                host.run(engine.inside(cluster, "ip", "route", "replace", subnet, "via", node.ip))
 
 
 def with_pod_cidrs(cluster: Cluster) -> list[Node] | None:

@@ -44,9 +44,19 @@ def remove_from_found_engine(cluster: Cluster) -> None:
     label = f"label={KIND_LABEL}={cluster.name}"
     if containers := engine.docker(cluster, "ps", "--all", "--quiet", "--filter", label).split():
         engine.docker(cluster, "rm", "--force", "--volumes", *containers)
+    if volumes := volumes_of_nodes(cluster):
+        engine.docker(cluster, "volume", "rm", "--force", *volumes)
     networks = engine.docker(cluster, "network", "ls", "--format", "{{.Name}}").split()
     if engine.network(cluster) in networks:
         engine.docker(cluster, "network", "rm", engine.network(cluster))
+
+
+def volumes_of_nodes(cluster: Cluster) -> list[str]:
+    """In podman kind makes a node's volume before the node, labelled with its name: it does not go with the node."""
+    if cluster.plan.engine != "podman":
+        return []
+    listed = [engine.docker(cluster, "volume", "ls", "--quiet", "--filter", f"label={node}") for node in cluster.nodes]
+    return [volume for line in listed for volume in line.split()]
 
 
 def kill_processes(cluster: Cluster) -> None:

@@ -6,7 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import debian, host, versions
+from . import debian, host, machine, versions
 from .places import STATE, cache_root
 
 KERNEL_CHECKPOINTS = Path("/proc/sys/kernel/ns_last_pid")
@@ -46,7 +46,7 @@ def facts() -> Facts:
         keyring=debian.KEYRING.is_file(),
         checkpoint_restore=KERNEL_CHECKPOINTS.exists(),
         overlay=has_overlay(),
-        memory=available_memory(),
+        memory=machine.available_memory(),
         cache_disk=free_disk(there),
         state_disk=free_disk(disk_of_state),
         same_disk=there.stat().st_dev == disk_of_state.stat().st_dev,
@@ -136,11 +136,6 @@ def has_overlay() -> bool:
     if "\toverlay\n" in Path("/proc/filesystems").read_text():
         return True
     return shutil.which("modprobe") is not None and host.succeeds(["modprobe", "--dry-run", "overlay"])
-
-
-def available_memory() -> float:
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) / 2**20
 
 
 def free_disk(path: Path) -> float:

@@ -34,6 +34,7 @@ class Source:
     why: str
     engine_host: str = ""
     image: str = ""
+    kindnet: bool = False
 
 
 def choose(cluster: Cluster, wishes: Wishes, *, running: bool) -> Source:
@@ -44,12 +45,13 @@ def choose(cluster: Cluster, wishes: Wishes, *, running: bool) -> Source:
     if found is None:
         return Source(PRIVATE, why or "no Docker and no Podman answers on this machine")
     image = wishes.image or kinds_own_image()
-    engine_plan = Plan(engine=found.engine, engine_host=found.engine_host)
-    refusal = refusal_to_pull(replace(cluster, plan=engine_plan), image)
-    if refusal:
+    there = replace(cluster, plan=Plan(engine=found.engine, engine_host=found.engine_host))
+    if refusal := refusal_to_pull(there, image):
         require(wishes, running=running, packages=True)
         return Source(PRIVATE, f"{found.engine} answers, but cannot pull {image}: {refusal}")
-    return Source(found.engine, f"{found.why}, and has {image}", found.engine_host, image)
+    return Source(
+        found.engine, f"{found.why}, and has {image}", found.engine_host, image, kindnet=has_kindnet(there, image)
+    )
 
 
 def why_packages(cluster: Cluster, wishes: Wishes, *, running: bool) -> str:
@@ -98,3 +100,10 @@ def refusal_to_pull(cluster: Cluster, image: str) -> str:
         except host.CommandError as error:
             return (error.output.strip().splitlines() or ["no reason given"])[-1]
     return ""
+
+
+def has_kindnet(cluster: Cluster, image: str) -> bool:
+    """kind's own node images have it; those made from packages have not, and somebody may have published one."""
+    test = ("--entrypoint", "test", image, "-f", "/kind/manifests/default-cni.yaml")
+    run = engine.command(cluster, "run", "--rm", "--network", "none", *test)
+    return host.succeeds(run, env=engine.environment(cluster))

@@ -1,6 +1,6 @@
 """What runs, and how it differs from a normal cluster."""
 
-from . import engine, kindcluster, limits, machine
+from . import debian, engine, kindcluster, limits, machine
 from .extras import S3_UNIT, endpoint, works
 from .nodes import Node, nodes
 from .places import Cluster
@@ -23,6 +23,8 @@ def report(cluster: Cluster) -> str:
         lines += [node_line(node) for node in nodes(cluster)]
         lines.append(f"in the nodes: {in_the_nodes(cluster)}")
         lines.append(f"engine: {cluster.plan.engine} {version}; node image: {cluster.plan.image}")
+        if cluster.plan.is_private:
+            lines.append(f"  Debian's {components(cluster)}; for the nodes {runtime(cluster)}")
         lines.append(f"  because {cluster.plan.why}")
         lines.append(f"shared folder: {kindcluster.SHARED} in every node is {cluster.shared} here")
         running = works(cluster, cluster.nodes[0], "systemctl", "--quiet", "is-active", S3_UNIT)
@@ -30,6 +32,17 @@ def report(cluster: Cluster) -> str:
     lines.append("work-arounds in force:")
     lines += [f"  - {text}" for text in [*machine.inspect().workarounds(), *limits.in_force()]] or ["  none"]
     return "\n".join(lines)
+
+
+def components(cluster: Cluster) -> str:
+    form = "{{range .Server.Components}}{{.Name}} {{.Version}}, {{end}}"
+    return engine.docker(cluster, "version", "--format", form).strip().removesuffix(",")
+
+
+def runtime(cluster: Cluster) -> str:
+    """What nodes from packages have from a newer release than their own."""
+    record = ("sh", "-c", f"cat /kind/{debian.RECORD} || echo unknown packages")
+    return ", ".join(engine.in_node(cluster, cluster.workers[0], *record).splitlines())
 
 
 def summary(cluster: Cluster) -> str:

@@ -27,6 +27,13 @@ NODE_SUITE: Final = "trixie"
 RUNTIME_SUITE: Final = "forky"
 """Debian release that the nodes' runc (1.3) and CNI plugins, and CRIU (4.2) on demand, come from."""
 
+LEAST: Final = {"runc": "1.3", "criu": "4.2"}
+"""What their Debian release must have at least.
+
+A suite goes on and a mirror keeps only its newest packages, so no exact version can be asked for next month: what came
+is recorded, shown by `status`, and used until the inputs change.
+"""
+
 PYTHON_IMAGE: Final = "docker.io/library/python:3.13-slim"
 DEBIAN_IMAGE: Final = "docker.io/library/debian:trixie-slim"
 GOLANG_IMAGE: Final = "docker.io/library/golang:1.26-trixie"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from kind.testbed import requirements, source
+from kind.testbed import kindcluster, requirements, source
 from kind.testbed.places import RUN, Cluster
 from kind.testbed.plan import PRIVATE, Plan
 from kind.testbed.source import Wishes
@@ -15,6 +15,7 @@ echo "$0 $*" >> {log}
 case "$1" in
     info | version) exit {answers} ;;
     image) exit {has_image} ;;
+    run) exit {no_kindnet} ;;
     pull) echo "some words" >&2; echo "{refusal}" >&2; exit {cannot_pull} ;;
 esac
 """
@@ -27,11 +28,14 @@ class Engines:
         self.folder = folder
         self.log = folder / "log"
 
-    def add(self, name: str, *, answers: bool = True, has_image: bool = False, refusal: str = "") -> None:
+    def add(
+        self, name: str, *, answers: bool = True, has_image: bool = False, refusal: str = "", kindnet: bool = True
+    ) -> None:
         script = ENGINE.format(
             log=self.log,
             answers=int(not answers),
             has_image=int(not has_image),
+            no_kindnet=int(not kindnet),
             refusal=refusal,
             cannot_pull=int(bool(refusal)),
         )
@@ -83,6 +87,15 @@ def test_an_image_that_is_there_is_not_pulled(engines: Engines) -> None:
     engines.add("docker", has_image=True, refusal="no network")
     assert choose().engine == "docker"
     assert "pull" not in engines.calls()
+
+
+@pytest.mark.parametrize("kindnet", [True, False])
+def test_the_test_bed_connects_the_pods_where_the_node_image_cannot(engines: Engines, kindnet: bool) -> None:
+    engines.add("docker", has_image=True, kindnet=kindnet)
+    chosen = choose()
+    plan = kindcluster.plan("one", Wishes(2), chosen)
+    assert plan.kindnet is chosen.kindnet is kindnet
+    assert f"disableDefaultCNI: {str(not kindnet).lower()}" in kindcluster.config(Cluster("one", plan))
 
 
 def test_where_nothing_can_be_pulled_everything_comes_from_packages(engines: Engines) -> None:
