@@ -129,6 +129,8 @@ def _act(w: World, rules: Rules) -> Edges:
     match step:
         case SourceStep.COPY:
             yield "source agent begins to copy", idle._replace(s_copy="read", s_stop=False)
+        case SourceStep.SEND:
+            yield "source agent goes on sending", idle._replace(s_copy="send", s_stop=False)
         case SourceStep.ABORT | SourceStep.PAY_ABORT:
             yield from _abort(w, at, rules)
         case SourceStep.THAW | SourceStep.LOSE:
