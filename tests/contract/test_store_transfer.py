@@ -134,7 +134,7 @@ def test_i6_a_chunk_that_was_changed_in_the_store_is_refused_and_named(
     place: Place, nodes_of: Callable[[Store], Nodes], checkpoint: Path, spoil: Callable[[str, bytes], bytes]
 ) -> None:
     nodes = nodes_of(Spoilt(place.store(UID), got=spoil))
-    with pytest.raises(TransferFailed, match=r"chunk|blob [0-9a-f]{16}-[0-9a-f]{8}"):
+    with pytest.raises(TransferFailed, match=r"entry main/\S+, chunk \d+|blob [0-9a-f]{16}-[0-9a-f]{8}"):
         nodes.send(checkpoint)
     assert not nodes.handler.endings[-1].again
     assert nodes.handler.endings[-1].entries is None

@@ -211,15 +211,18 @@ def test_without_a_target_the_scheduler_picks_a_node_that_can_use_the_store(
 
 
 @contextmanager
-def damaging(folder: Folder, damage: Callable[[dict[str, Path]], None]) -> Generator[None]:
-    """Let `damage` have the blobs, by name, again and again."""
+def damaging(folder: Folder, damage: Callable[[Path, Path], None]) -> Generator[None]:
+    """Damage each blob once, as soon as it is seen: `damage` gets it, and the one that was seen before it."""
     over = threading.Event()
 
     def work() -> None:
+        done: list[Path] = []
         while not over.is_set():
-            found = {path.name: path for path in folder.path.glob(f"{HOME}/*/*") if not path.name.startswith(".")}
             with suppress(FileNotFoundError):
-                damage({name: path for name, path in found.items() if not name.startswith("probe")})
+                for path in folder.path.glob(f"{HOME}/*/[0-9a-f]*-*"):
+                    if path not in done:
+                        damage(path, done[-1] if done else path)
+                        done.append(path)
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -230,28 +233,24 @@ def damaging(folder: Folder, damage: Callable[[dict[str, Path]], None]) -> Gener
         thread.join()
 
 
-def flip(found: dict[str, Path]) -> None:
-    """Change one byte in the middle of the first blob."""
-    for path in list(found.values())[:1]:
-        size = path.stat().st_size
-        with path.open("r+b", buffering=0) as file:
-            file.seek(size // 2)
-            byte = file.read(1)
-            file.seek(size // 2)
-            file.write(bytes([byte[0] ^ 1]))
+def flip(path: Path, _: Path) -> None:
+    """Change one bit in the middle."""
+    size = path.stat().st_size
+    with path.open("r+b", buffering=0) as file:
+        file.seek(size // 2)
+        byte = file.read(1)
+        file.seek(size // 2)
+        file.write(bytes([byte[0] ^ 1]))
 
 
-def cut(found: dict[str, Path]) -> None:
-    """Cut the first blob short."""
-    for path in list(found.values())[:1]:
-        os.truncate(path, path.stat().st_size - 1)
+def cut(path: Path, _: Path) -> None:
+    """Cut it short."""
+    os.truncate(path, path.stat().st_size - 1)
 
 
-def swap(found: dict[str, Path]) -> None:
-    """Put the content of one blob in the place of another."""
-    first, *rest = found.values()
-    for path in rest[:1]:
-        path.write_bytes(first.read_bytes())
+def swap(path: Path, other: Path) -> None:
+    """Put the content of another blob in its place."""
+    path.write_bytes(other.read_bytes())
 
 
 @pytest.mark.usefixtures("clean_nodes")
@@ -261,20 +260,20 @@ def test_i6_a_chunk_that_was_damaged_in_the_store_is_refused_and_the_source_goes
     migrations: Migrations,
     nodes: tuple[str, str],
     folder: Folder,
-    damage: Callable[[dict[str, Path]], None],
+    damage: Callable[[Path, Path], None],
 ) -> None:
     migrations.run_pod(ballast("ballast", migrations.namespace, nodes[0], 48))
     log = Follower("ballast", migrations.namespace)
     wait_for("ten numbers", lambda: len(log.lines) >= 10, seconds=40)
     transport = {**folder.transport, "bytesPerSecond": 2 * SLOW}
-    with damaging(folder, lambda found: damage(found) if found else None):
+    with damaging(folder, damage):
         migrations.start("move", "ballast", target={"nodeName": nodes[1]}, transport=transport, freezeBudgetSeconds=55)
         done = migrations.finished("move")
     verdict = condition(done, "Succeeded")
     assert (verdict["status"], verdict["reason"]) == ("False", "RolledBack"), verdict["message"]
     assert condition(done, "Transferred")["reason"] == "TransferFailed"
     message = verdict["message"]
-    assert re.search(r"chunk \d+ of \S+/images/\S+|blob \S+", message), message
+    assert re.search(r"entry main/\S+, chunk \d+|blob [0-9a-f]{16}-[0-9a-f]{8}", message), message
     count = len(log.lines)
     wait_for("the source to go on", lambda: len(log.lines) > count + 10, seconds=30)
     lines = [int(line) for line in log.finish() if line.isdigit()]

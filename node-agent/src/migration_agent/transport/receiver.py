@@ -213,6 +213,8 @@ class Receiver:
         try:
             while (name := self._blobs.get()) is not None and self._failure is None:
                 blob = memoryview(self._got(store, name))
+                if len(blob) < HEADER_BYTES:
+                    raise FormatError(f"blob {name} is cut short: it has {len(blob)} bytes")  # noqa: TRY301
                 header = Header.parse(blob[:HEADER_BYTES])
                 if len(blob) != HEADER_BYTES + header.sealed:
                     raise FormatError(f"blob {name} has {len(blob)} bytes; its header speaks of others")  # noqa: TRY301
