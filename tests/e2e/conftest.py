@@ -18,7 +18,6 @@ DESELECTED = pytest.StashKey[list[pytest.Item]]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kubeconfig", help="the cluster to test; default: the environment's KUBECONFIG")
-    parser.addoption("--workloads-table", help="where test_workloads.py writes what it has shown")
 
 
 def pytest_configure(config: pytest.Config) -> None:
