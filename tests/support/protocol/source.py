@@ -127,10 +127,9 @@ def _act(w: World, rules: Rules) -> Edges:
     step, at, known = w.s_plan
     idle = w._replace(s_plan=())
     match step:
-        case SourceStep.COPY:
-            yield "source agent begins to copy", idle._replace(s_copy="read", s_stop=False)
-        case SourceStep.SEND:
-            yield "source agent goes on sending", idle._replace(s_copy="send", s_stop=False)
+        case SourceStep.COPY | SourceStep.SEND:
+            first = "read" if step == SourceStep.COPY else "send"
+            yield f"source agent begins to {step}", idle._replace(s_copy=first, s_stop=False)
         case SourceStep.ABORT | SourceStep.PAY_ABORT:
             yield from _abort(w, at, rules)
         case SourceStep.THAW | SourceStep.LOSE:
