@@ -20,7 +20,7 @@ from migration_agent.processes import Processes
 from migration_agent.runtime.interface import Container, ContainerStatus, Dump, RuntimeFailure, Shared
 from migration_agent.seen import Gone, Seen
 from migration_api.migration import Decision, Outcome
-from migration_api.wire import Failure, MigrationRef, Shipping, SourceRequest, TargetRequest
+from migration_api.wire import Connections, Failure, MigrationRef, Shipping, SourceRequest, TargetRequest
 
 MIGRATION = "0b0e2b8e-migration"
 SOURCE_POD = "5a5a5a5a-source"
@@ -247,11 +247,12 @@ class FakeNode:
     def shared(self, pod_uid: str) -> Shared:
         return Shared(pod_uid, None, 4000)
 
-    def copy_shared(self, shared: Shared, directory: Path) -> None:
+    def copy_shared(self, shared: Shared, directory: Path) -> Connections:
         assert self.status_ is ContainerStatus.PAUSED
         self.do("copy-shared")
         directory.mkdir(parents=True)
         (directory / "volume-data.tar").write_bytes(b"data")
+        return Connections(within=2, outside=1)
 
     def shared_bytes(self, shared: Shared) -> int:
         return 4

@@ -6,13 +6,15 @@ import ipaddress
 from collections.abc import Iterator
 from pathlib import Path
 
+from migration_api.wire import Connections
+
 _TIME_WAIT, _CLOSE, _LISTEN = 0x06, 0x07, 0x0A
 _NOT_CONNECTED = frozenset({_TIME_WAIT, _CLOSE, _LISTEN})
 """Nobody is at the other end; sockets in TIME_WAIT belong to no process and are in no checkpoint."""
 
 
-def only_loopback(proc: Path) -> bool:
-    """Say whether there are connections in a process's network namespace, and all have both ends on loopback.
+def connections(proc: Path) -> Connections:
+    """Count the connected sockets in a process's network namespace; those on loopback have both ends in it.
 
     Args:
         proc: the process's directory below /proc.
@@ -22,7 +24,7 @@ def only_loopback(proc: Path) -> bool:
     """
     tables = [proc / "net/tcp", proc / "net/tcp6"]
     found = [loopback for table in tables if table.exists() for loopback in _connections(table)]
-    return bool(found) and all(found)
+    return Connections(within=sum(found), outside=len(found) - sum(found))
 
 
 def _connections(table: Path) -> Iterator[bool]:

@@ -14,6 +14,7 @@ from migration_agent.freeze import FreezeFailure
 from migration_agent.ports import FenceLike, PacketDropLike
 from migration_agent.processes import Processes
 from migration_agent.runtime.interface import Container, ContainerStatus, Dump, Runtime, RuntimeFailure, Shared
+from migration_api.wire import Connections
 
 log = logging.getLogger(__name__)
 
@@ -95,9 +96,9 @@ class Freezer:
         """Return what the pod's containers share; to be asked before the freeze."""
         return self.runtime.shared(self.pod_uid)
 
-    def copy_shared(self, shared: Shared, directory: Path) -> None:
-        """Write what the pod's containers share; only while all are frozen."""
-        self.runtime.copy_shared(shared, directory)
+    def copy_shared(self, shared: Shared, directory: Path) -> Connections:
+        """Write what the pod's containers share, and return its connections; only while all are frozen."""
+        return self.runtime.copy_shared(shared, directory)
 
     def look(self, containers: Sequence[Container]) -> tuple[ContainerStatus, ...]:
         """Return the status of each; another process under an old name counts as stopped."""

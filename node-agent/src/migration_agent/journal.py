@@ -19,7 +19,7 @@ from migration_agent.runtime.interface import Container
 from migration_agent.transport.chunks import CHUNK_BYTES
 from migration_agent.transport.manifest import ManifestEntry
 from migration_api.base import Model, Time
-from migration_api.wire import Failure, SourceState, SourceTask, TargetState, TargetTask
+from migration_api.wire import Connections, Failure, SourceState, SourceTask, TargetState, TargetTask
 
 _RECORD_BYTES = 16 * 1024 * 1024
 
@@ -34,6 +34,7 @@ class SourceRecord(Model):
     """CLOCK_BOOTTIME of that boot: when the freeze budget began to run."""
     containers: tuple[Container, ...] = ()
     bytes_total: int | None = None
+    connections: Connections | None = None
     frozen_at: Time | None = None
     dumped_at: Time | None = None
     sent_at: Time | None = None

@@ -17,7 +17,7 @@ from migration_agent.transport.chunks import FormatError
 from migration_agent.transport.manifest import checkpoint_bytes
 from migration_api.base import now
 from migration_api.conditions import Reason
-from migration_api.wire import SourceState
+from migration_api.wire import Connections, SourceState
 
 if TYPE_CHECKING:
     from migration_agent.source import SourceSide
@@ -43,6 +43,7 @@ class SourceCopy:
         self.paused = False
         self._side = side
         self._shared: Shared | None = None
+        self._connections: Connections | None = None
         self._stop = threading.Event()
         self._end_of_sending = Stop()
         self._complete = threading.Event()
@@ -109,7 +110,7 @@ class SourceCopy:
         def copy_shared() -> None:
             self._go_on()
             if self._shared is not None:
-                side.tools.freezer.copy_shared(self._shared, directory)
+                self._connections = side.tools.freezer.copy_shared(self._shared, directory)
 
         moving = side.record.request.containers
         containers = [container for container in side.record.containers if container.name in moving]
@@ -127,7 +128,7 @@ class SourceCopy:
             raise RuntimeFailure("a container is not paused any more after its dump")
         self._go_on()
         total = await asyncio.to_thread(checkpoint_bytes, layout.images(side.ref.uid))
-        await side.save(state=SourceState.DUMPED, dumped_at=now(), bytes_total=total)
+        await side.save(state=SourceState.DUMPED, dumped_at=now(), bytes_total=total, connections=self._connections)
         self._complete.set()
 
     async def _begin_to_send(self) -> None:

@@ -162,7 +162,7 @@ def _step_verdicts(o: Observation, step: Step) -> dict[ConditionType, _Verdict]:
     first = True
     for type_ in STEPS:
         if type_ in passed:
-            verdicts[type_] = ("True", Reason.DONE, "")
+            verdicts[type_] = ("True", Reason.DONE, _closing(o) if type_ is ConditionType.CHECKPOINTED else "")
         elif given_up:
             verdicts[type_] = ("False", *why) if first else ("False", Reason.NOT_REACHED, "the migration was given up")
             first = False
@@ -173,6 +173,18 @@ def _step_verdicts(o: Observation, step: Step) -> dict[ConditionType, _Verdict]:
         # The agent is about to forget it: it must stand here before.
         verdicts[ConditionType.SOURCE_RELEASED] = ("False", Reason.SOURCE_LOST, "the source died while it was frozen")
     return verdicts
+
+
+def _closing(o: Observation) -> str:
+    """Say which connections the move costs; the source's agent forgets it in the end, the condition does not."""
+    if o.source is None or o.source.connections is None:
+        old = next((c for c in o.migration.status.conditions if c.type == ConditionType.CHECKPOINTED), None)
+        return old.message if old is not None and old.status == "True" else ""
+    found = o.source.connections
+    if not found.outside:
+        return ""
+    both = " Those within the pod are closed, too: they can stay only when it has no others." if found.within else ""
+    return f"{found.outside} TCP connections with others are closed when it goes on at the target.{both}"
 
 
 def _passed(o: Observation, step: Step) -> set[ConditionType]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from migration_agent.connections import only_loopback
+from migration_agent.connections import connections
 
 HEADING = "  sl  local_address rem_address   st tx_queue rx_queue\n"
 LISTENING = "   0: 00000000:1F90 00000000:0000 0A 00000000:00000000\n"
@@ -42,7 +42,12 @@ def tables(root: Path, four: str, six: str = "") -> Path:
     ],
 )
 def test_only_connections_within_the_pod_can_move(tmp_path: Path, four: str, six: str, expected: bool) -> None:
-    assert only_loopback(tables(tmp_path, four, six)) is expected
+    assert connections(tables(tmp_path, four, six)).stay is expected
+
+
+def test_they_are_counted(tmp_path: Path) -> None:
+    found = connections(tables(tmp_path, LISTENING + LOOPBACK + OUTSIDE + GONE, SIX + SIX_OUTSIDE))
+    assert (found.within, found.outside) == (2, 2)
 
 
 def test_the_kernels_own_table_is_understood() -> None:
@@ -51,4 +56,4 @@ def test_the_kernels_own_table_is_understood() -> None:
             assert client.getsockname()
             lines = Path("/proc/self/net/tcp").read_text(encoding="ascii")
             assert f":{server.getsockname()[1]:04X}" in lines
-        only_loopback(Path(f"/proc/{os.getpid()}"))
+        assert connections(Path(f"/proc/{os.getpid()}")).within >= 1

@@ -9,7 +9,7 @@ from migration_api.base import format_time
 from migration_api.conditions import Reason
 from migration_api.crds import container_migration
 from migration_api.migration import ContainerMigration, Decision, MigrationStatus
-from migration_api.wire import SourceReport, SourceState, TargetReport, TargetState
+from migration_api.wire import Connections, SourceReport, SourceState, TargetReport, TargetState
 from migration_operator.events import events
 from migration_operator.observation import Observation
 from migration_operator.status import patch, report
@@ -131,6 +131,24 @@ def test_what_was_passed_stays_passed_when_an_agent_forgets() -> None:
     assert verdicts(second)["Restored"] == ("True", "Done")
     assert second.timings.restored_at == NOW
     assert second.progress.bytes_done == 7
+
+
+def test_what_the_move_costs_in_connections_is_said_and_kept() -> None:
+    of = migration(status=begun())
+    step = Step(Action.WAIT, Reason.IN_PROGRESS, "")
+
+    def said(of: ContainerMigration, found: Connections | None) -> str:
+        source = SourceReport(state=SourceState.DUMPED, dumped_at=NOW, connections=found) if found else None
+        status = report(observation(of, source=source), step)
+        return next(c.message for c in status.conditions if c.type == "Checkpointed")
+
+    assert said(of, Connections(within=2)) == ""
+    assert said(of, Connections(outside=3)) == "3 TCP connections with others are closed when it goes on at the target."
+    both = Connections(within=2, outside=1)
+    assert "Those within the pod are closed, too" in said(of, both)
+    source = SourceReport(state=SourceState.DUMPED, dumped_at=NOW, connections=both)
+    later = after(of, report(observation(of, source=source), step))
+    assert "Those within the pod are closed, too" in said(later, None)
 
 
 def test_progress_has_rate_and_time_left_and_changes_only_with_the_bytes() -> None:

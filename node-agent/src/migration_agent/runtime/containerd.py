@@ -14,12 +14,13 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from migration_agent.checkpoint import criu, rootfs, volumes
 from migration_agent.checkpoint.post_dump import Expectation, PostDumpBroker
-from migration_agent.connections import only_loopback
+from migration_agent.connections import connections
 from migration_agent.host import CommandFailed, Completed, Host, wait_for_exit
 from migration_agent.paths import ONLY_LOOPBACK
 from migration_agent.processes import Processes, ProcessRef
 from migration_agent.runtime.bundle import Bundle, pod_bundles, read_bundle
 from migration_agent.runtime.interface import Container, ContainerStatus, Dump, RuntimeFailure, Shared
+from migration_api.wire import Connections
 
 _COMMAND_SECONDS = 30
 _DUMP_SECONDS = 3600
@@ -139,15 +140,17 @@ class Containerd:
         memory = sandboxes[-1].shared_memory or None if sandboxes else None
         return Shared(pod_uid, memory, self.network_pid(pod_uid))
 
-    def copy_shared(self, shared: Shared, directory: Path) -> None:
+    def copy_shared(self, shared: Shared, directory: Path) -> Connections:
         """Write the pod's emptyDir volumes and its sandbox's /dev/shm, and what its network is like. See `Runtime`."""
         pid = shared.network_pid
         try:
             volumes.copy_shared(self._host, shared.pod_uid, shared.shared_memory, directory)
-            if pid is not None and only_loopback(self._host.path(f"/proc/{pid}")):
+            found = Connections() if pid is None else connections(self._host.path(f"/proc/{pid}"))
+            if found.stay:
                 (directory / ONLY_LOOPBACK).touch(mode=0o600)
         except (rootfs.RootfsFailure, OSError) as error:
             raise RuntimeFailure(str(error)) from error
+        return found
 
     def shared_bytes(self, shared: Shared) -> int:
         """Return about how much `copy_shared` would write. See `Runtime`."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from migration_agent.processes import ProcessRef
+from migration_api.wire import Connections
 
 
 class RuntimeFailure(Exception):
@@ -133,8 +134,10 @@ class Runtime(Protocol):
         """
         ...
 
-    def copy_shared(self, shared: Shared, directory: Path) -> None:
+    def copy_shared(self, shared: Shared, directory: Path) -> Connections:
         """Write what a frozen pod's containers share, its emptyDir volumes and /dev/shm, into `directory`.
+
+        Returns the connections that the pod has.
 
         Raises:
             RuntimeFailure: it could not be read or written, or holds what no archive can carry.

@@ -234,6 +234,19 @@ class Failure(Model):
     """What failed, on which node, why (the tool's own last lines), what to do."""
 
 
+class Connections(Model):
+    """The connected TCP sockets of a pod while it is frozen."""
+
+    within: Annotated[int, Field(ge=0)] = 0
+    """Those whose connections have both ends on the pod's loopback."""
+    outside: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def stay(self) -> bool:
+        """Whether they move with the pod: CRIU keeps all or none, and none with the outside can be kept."""
+        return self.within > 0 and not self.outside
+
+
 class SourceReport(Model):
     """The source side as its agent sees it now."""
 
@@ -254,6 +267,8 @@ class SourceReport(Model):
     """Over all connections of this life of the agent."""
     chunks_resumed: Annotated[int, Field(ge=0)] = 0
     """Those that the latest connection found at the target already."""
+    connections: Connections | None = None
+    """Known when the dump is complete."""
     frozen_at: Time | None = None
     dumped_at: Time | None = None
     sent_at: Time | None = None
