@@ -71,7 +71,9 @@ def test_redis_keeps_every_key_and_every_acknowledged_write(
     redis.write()
     wait_for("acknowledged writes", lambda: redis.acknowledged() > 100, seconds=30)
     migrations.start("move", "redis", target={"nodeName": target})
-    moved = target_of(migrations.succeeded("move"))
+    done = migrations.succeeded("move")
+    assert "TCP connections with others are closed" in condition(done, "Checkpointed")["message"]
+    moved = target_of(done)
     acknowledged = redis.acknowledged()
     wait_for("the client to write on", lambda: redis.acknowledged() > acknowledged + 100, seconds=30)
     result: dict[str, Any] = redis.stop_and_check()

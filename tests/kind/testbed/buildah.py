@@ -65,6 +65,7 @@ def build(tag: str, dockerfile: Path, context: Path, key: str) -> None:
     bud = command("bud", *options, "--tag", tag, "--file", str(dockerfile), str(context))
     with scratch() as work:
         host.run(host.contained(*bud), env={**environment(), "TMPDIR": str(work)})
+    buildah("rmi", "--prune")  # what the tag named before: with vfs each of its layers is a copy of the whole root
 
 
 def volumes(dockerfile: str) -> list[str]:

@@ -33,8 +33,8 @@ SEEDS: dict[str, tuple[TypeAdapter[Any], dict[str, Any]]] = {
     "hook": (HELLO, HOOK),
     "start": (HELLO, {"role": "start", "podUID": "7e7e-1", "container": "main"}),
     "event": (TypeAdapter(GateEvent), {"event": "failed", "message": "why"}),
-    "source": (TypeAdapter(SourceRequest), source_request().dump()),
-    "target": (TypeAdapter(TargetRequest), target_request().dump()),
+    "source": (TypeAdapter(SourceRequest), source_request().dump(reveal=True)),
+    "target": (TypeAdapter(TargetRequest), target_request().dump(reveal=True)),
     "ticket": (TypeAdapter(Ticket), {"migration": "m-1", "containers": ["main"]}),
 }
 NASTY: tuple[Any, ...] = (
