@@ -6,6 +6,7 @@ from pathlib import Path
 
 from . import host
 from .places import cache, scratch
+from .progress import note
 
 INPUTS_LABEL = "containermigration.io/inputs"
 
@@ -65,7 +66,17 @@ def build(tag: str, dockerfile: Path, context: Path, key: str) -> None:
     bud = command("bud", *options, "--tag", tag, "--file", str(dockerfile), str(context))
     with scratch() as work:
         host.run(host.contained(*bud), env={**environment(), "TMPDIR": str(work)})
-    buildah("rmi", "--prune")  # what the tag named before: with vfs each of its layers is a copy of the whole root
+    forget_the_unnamed()
+
+
+def forget_the_unnamed() -> None:
+    """Remove what tags named before, and what killed builds left: with vfs every layer is a copy of the whole root.
+
+    Whoever builds holds the lock of all images, so nobody works with it. What cannot be removed only takes room.
+    """
+    for arguments in (("rm", "--all"), ("rmi", "--prune")):
+        if not host.succeeds(command(*arguments), env=environment()):
+            note(f"the image store could not be tidied: buildah {' '.join(arguments)} failed")
 
 
 def volumes(dockerfile: str) -> list[str]:
