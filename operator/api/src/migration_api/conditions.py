@@ -135,7 +135,7 @@ class Reason(Explained):
     )
     AGENT_RESTARTED = _explained(
         "AgentRestarted",
-        "The source's agent was restarted in the middle of the copy, for example by an upgrade; the source went on.",
+        "The source's agent was restarted in the middle of the dump, for example by an upgrade; the source went on.",
         "Create a new ContainerMigration when the agents are ready again.",
     )
     TARGET_FAILED = _explained(
