@@ -242,7 +242,7 @@ class SourceSide(Side):
         budget = self.record.request.freeze_budget_seconds
         text = {
             Reason.SOURCE_LOST: "The source container died while it was frozen, not by this migration.",
-            Reason.AGENT_RESTARTED: "The agent was restarted in the middle of the copy. Try again.",
+            Reason.AGENT_RESTARTED: "The agent was restarted in the middle of the dump. Try again.",
             Reason.FREEZE_BUDGET_EXCEEDED: f"The container stood still for {budget} s without a decision; it goes on "
             "here. If the workload tolerates more, raise spec.freezeBudgetSeconds, and failureThreshold of its network "
             "liveness probes.",
