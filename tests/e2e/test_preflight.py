@@ -133,10 +133,19 @@ CASES = [
 ]
 UNIT_TESTED = {Why.CPU_MISMATCH, Why.KERNEL_MISMATCH, Why.CRIU_MISMATCH, Why.NO_ROOM}
 ELSEWHERE = {Why.POD_NOT_RUNNING, Why.POD_OWNED}
+TRANSPORT = {
+    Why.PATH_NOT_ALLOWED,
+    Why.ENDPOINT_NOT_ALLOWED,
+    Why.STORE_SECRET_NOT_FOUND,
+    Why.STORE_SECRET_INVALID,
+    Why.STORE_UNUSABLE,
+    Why.STORE_NOT_SHARED,
+}
+"""In test_transport_preflight.py."""
 
 
 def test_the_table_has_every_reason() -> None:
-    assert {case.reason for case in CASES} | UNIT_TESTED | ELSEWHERE == set(Why)
+    assert {case.reason for case in CASES} | UNIT_TESTED | ELSEWHERE | TRANSPORT == set(Why)
 
 
 @pytest.fixture(scope="module")
