@@ -107,7 +107,8 @@ def watching(store: Store) -> Generator[dict[str, bytes]]:
 
     def look() -> None:
         while not over.is_set():
-            seen.update(store.content())
+            with suppress(FileNotFoundError):  # a directory that went while it was looked through
+                seen.update(store.content())
             over.wait(0.05)
 
     thread = threading.Thread(target=look)

@@ -26,6 +26,7 @@ class Follower:
             self._process.wait(30)
         except subprocess.TimeoutExpired:
             self._process.kill()
+            self._process.wait()
         self._thread.join(10)
         if self._process.stdout is not None:
             self._process.stdout.close()
