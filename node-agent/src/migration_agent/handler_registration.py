@@ -16,12 +16,13 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from migration_agent.containerd_config import CONFIGURATION, Table, handler_problems, is_defined, load, snippet
 from migration_agent.host import CommandFailed, Host
+from migration_agent.paths import write_durably
+from migration_api.base import Model
 from migration_api.names import RUNTIME_HANDLER
 
 log = logging.getLogger(__name__)
@@ -40,12 +41,20 @@ class RegistrationFailed(Exception):
     """The handler could not be registered, and all is as it was; the message is for an admin."""
 
 
-@dataclass(frozen=True)
-class _Written:
-    """A file that was changed, and what it held before; None: it was not there."""
+class _Change(Model):
+    """A file, what it held before (None: it was not there), and what we write."""
 
-    path: Path
-    before: bytes | None
+    path: str
+    before: str | None
+    after: str
+
+
+class _Marker(Model):
+    """What an earlier life left to know: what it was changing, or what has failed with which configuration."""
+
+    changes: tuple[_Change, ...] = ()
+    failed: str = ""
+    message: str = ""
 
 
 class HandlerRegistration:
@@ -62,12 +71,10 @@ class HandlerRegistration:
         Call it only when no migration is under way on this node: containerd is restarted.
         """
         marker = self._read_marker()
-        if marker.get("restart"):  # written, but this agent's earlier life ended before containerd knew of it
-            return self._try(lambda: self._restart(()))
-        if marker.get("failed") == self._digest():
-            return str(marker.get("message"))
-        if handler_problems(self._host) and self._may_write():
-            return self._try(self._register)
+        if marker.failed and marker.failed == self._digest():
+            return marker.message
+        if marker.changes or (handler_problems(self._host) and self._may_write()):
+            return self._try(lambda: self._register(marker.changes))
         return None
 
     def _try(self, act: Callable[[], None]) -> str | None:
@@ -76,7 +83,7 @@ class HandlerRegistration:
         except (RegistrationFailed, CommandFailed, OSError, ValueError) as error:
             message = f"The agent could not register the handler {RUNTIME_HANDLER} with containerd: {error}."
             log.error(message)  # noqa: TRY400  # the message says it all
-            self._write_marker({"failed": self._digest(), "message": message})
+            self._write_marker(_Marker(failed=self._digest(), message=message))
             return message
         self._marker.unlink(missing_ok=True)
         log.info("the handler %s is registered with containerd", RUNTIME_HANDLER)
@@ -93,21 +100,25 @@ class HandlerRegistration:
         except (OSError, ValueError):
             return False
 
-    def _register(self) -> None:
+    def _register(self, unfinished: Sequence[_Change]) -> None:
+        """Begin anew after a life that ended in the middle: nobody knows what of it containerd has read."""
+        _put_back(unfinished)
         containerd = self._containerd()
         before = self._dump(containerd)
-        written: list[_Written] = []
+        changes = self._changes() if handler_problems(self._host) else ()
+        self._write_marker(_Marker(changes=changes))
         try:
-            self._write(written)
-            _demand_only_the_handler(before, self._dump(containerd))
+            for change in changes:
+                _write(change.path, change.after)
+            if changes:
+                _demand_only_the_handler(before, self._dump(containerd))
         except (RegistrationFailed, CommandFailed, OSError, ValueError):
-            _put_back(written)
+            _put_back(changes)
             raise
-        self._write_marker({"restart": True})
-        self._restart(written)
+        self._restart(changes)
 
-    def _write(self, written: list[_Written]) -> None:
-        """Write the drop-in and, when nothing imports it, the line that does; every change is noted first."""
+    def _changes(self) -> tuple[_Change, ...]:
+        """Return the drop-in and, when nothing imports it, the main file with the line that does."""
         main = self._host.host_file(CONFIGURATION)
         if main.is_symlink() or not main.is_file():
             raise RegistrationFailed(f"{CONFIGURATION} is not a plain file")
@@ -119,10 +130,14 @@ class HandlerRegistration:
         if not imported and table.get("imports"):
             raise RegistrationFailed(f"the imports of {CONFIGURATION} do not name {DROP_IN_DIRECTORY}/*.toml")
         head = f"version = {table['version']}\n" if "version" in table else ""
-        _replace(self._host.host_file(drop_in), f"{HEADER}{head}\n{snippet(configuration.files)}\n", written)
-        if not imported:
-            line = f"imports = [{json.dumps(drop_in)}]  # added by the node agent of container-migration\n"
-            _replace(main, line + main.read_text(encoding="utf-8"), written)
+        file = self._host.host_file(drop_in)
+        text = f"{HEADER}{head}\n{snippet(configuration.files)}\n"
+        changes = (_Change(path=str(file), before=_content(file), after=text),)
+        if imported:
+            return changes
+        before = main.read_text(encoding="utf-8")
+        line = f"imports = [{json.dumps(drop_in)}]  # added by the node agent of container-migration\n"
+        return (*changes, _Change(path=str(main), before=before, after=line + before))
 
     def _containerd(self) -> str:
         """Return the path of the containerd that systemd runs, with our configuration file."""
@@ -139,15 +154,15 @@ class HandlerRegistration:
         """Return what containerd makes of all its files."""
         return tomllib.loads(self._run(containerd, "--config", CONFIGURATION, "config", "dump"))
 
-    def _restart(self, written: Sequence[_Written]) -> None:
+    def _restart(self, changes: Sequence[_Change]) -> None:
         try:
             self._host.run_on_host(["systemctl", "restart", _UNIT], timeout=_RESTART_SECONDS)
             plugins = self._run("ctr", "--address", _SOCKET, "plugins", "list")
             if not re.search(r"^io\.containerd\.grpc\.v1\s+cri\s.*\bok\s*$", plugins, re.MULTILINE):
                 raise RegistrationFailed("containerd's CRI plugin did not come up")  # noqa: TRY301  # one way back
         except (RegistrationFailed, CommandFailed):
-            if written:
-                _put_back(written)
+            if changes:
+                _put_back(changes)
                 self._host.run_on_host(["systemctl", "restart", _UNIT], timeout=_RESTART_SECONDS)
             raise
 
@@ -158,14 +173,14 @@ class HandlerRegistration:
         """Return what tells whether the configuration has changed since."""
         return hashlib.sha256(repr(load(self._host)).encode()).hexdigest()
 
-    def _read_marker(self) -> dict[str, object]:
+    def _read_marker(self) -> _Marker:
         try:
-            return json.loads(self._marker.read_text(encoding="utf-8"))
+            return _Marker.model_validate_json(self._marker.read_bytes())
         except (OSError, ValueError):
-            return {}
+            return _Marker()
 
-    def _write_marker(self, content: dict[str, object]) -> None:
-        _replace(self._marker, json.dumps(content), [])
+    def _write_marker(self, marker: _Marker) -> None:
+        write_durably(self._marker, marker.model_dump_json(by_alias=True).encode())
 
 
 def _place(main: Table) -> tuple[str, bool]:
@@ -198,25 +213,28 @@ def _take_handler(dump: dict[str, Any]) -> bool:
     return any([runtimes.pop(RUNTIME_HANDLER, None) is not None for runtimes in sections])  # noqa: C419  # from all
 
 
-def _replace(path: Path, text: str, written: list[_Written]) -> None:
-    """Replace a file by a rename, on disk when this returns, with the owner and mode that it had."""
+def _content(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.exists() else None
+
+
+def _write(name: str, text: str) -> None:
+    """Replace a file of the node, with the owner and mode that it had."""
+    path = Path(name)
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     old = path.stat() if path.exists() else None
-    written.append(_Written(path, path.read_bytes() if old is not None else None))
-    new = path.with_name(f".{path.name}.new")
-    with new.open("wb") as file:
-        file.write(text.encode())
-        if old is not None:
-            os.fchown(file.fileno(), old.st_uid, old.st_gid)
-        os.fchmod(file.fileno(), old.st_mode & 0o7777 if old is not None else 0o644)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
+    write_durably(path, text.encode(), 0o644)
+    if old is not None:
+        os.chown(path, old.st_uid, old.st_gid)
+        path.chmod(old.st_mode & 0o7777)
 
 
-def _put_back(written: Sequence[_Written]) -> None:
-    for change in reversed(written):
+def _put_back(changes: Sequence[_Change]) -> None:
+    """Undo what still is as we wrote it: what an admin has changed since is his."""
+    for change in reversed(changes):
+        path = Path(change.path)
+        if _content(path) != change.after:
+            continue
         if change.before is None:
-            change.path.unlink(missing_ok=True)
+            path.unlink()
         else:
-            _replace(change.path, change.before.decode(), [])
+            _write(change.path, change.before)

@@ -224,3 +224,57 @@ def test_a_life_that_ended_before_the_restart_is_made_up_for(node: Node) -> None
     assert node.restarts == 2
     assert node.ensure() is None
     assert node.restarts == 2
+
+
+@pytest.mark.parametrize("act", range(6), ids=["note", "drop-in", "main", "dump", "restart", "list"])
+def test_killed_anywhere_the_next_life_makes_it_whole(node: Node, monkeypatch: pytest.MonkeyPatch, act: int) -> None:
+    """Three files are written, then three commands are run; containerd must read what lies there in the end."""
+    left = [act]
+
+    def counted(call: Callable[..., Any]) -> Callable[..., Any]:
+        def counting(*args: Any, **kwargs: Any) -> Any:
+            if left[0] == 0:
+                left[0] -= 1
+                raise KeyboardInterrupt
+            left[0] -= 1
+            return call(*args, **kwargs)
+
+        return counting
+
+    monkeypatch.setattr(Path, "replace", counted(Path.replace))
+    answer = node.host.answer
+    first = [True]
+
+    def killed(call: Call) -> str:
+        if call.argv[:2] == ("systemctl", "show") or (call.argv[-1] == "dump" and first[0]):
+            first[0] = first[0] and call.argv[-1] != "dump"
+            return answer(call)
+        return counted(answer)(call)
+
+    node.host.answer = killed
+    with pytest.raises(KeyboardInterrupt):
+        node.ensure()
+    node.host.answer = answer
+    node.host.calls.clear()
+    assert node.ensure() is None
+    assert handler_problems(node.host) == ()
+    assert node.file("/etc/containerd/config.toml").read_text().count("imports") == 1
+    assert node.restarts == 1, "containerd has not read what lies there"
+    assert node.ensure() is None
+    assert node.restarts == 1
+
+
+def test_what_an_admin_has_changed_since_is_not_put_back(node: Node) -> None:
+    def killed() -> None:
+        raise KeyboardInterrupt
+
+    node.restart = killed
+    with pytest.raises(KeyboardInterrupt):
+        node.ensure()
+    main = node.file("/etc/containerd/config.toml")
+    main.write_text(main.read_text() + "# the admin's\n")
+    node.restart = lambda: None
+    assert node.ensure() is None
+    assert "# the admin's" in main.read_text()
+    assert handler_problems(node.host) == ()
+    assert node.restarts == 2
