@@ -50,12 +50,8 @@ class Pod(Pair):
 
 @pytest.fixture
 async def pod(tmp_path: Path) -> AsyncIterator[Pod]:
-    it = Pod(tmp_path)
-    await it.a.start()
-    await it.b.start()
-    yield it
-    await it.a.destroy()
-    await it.b.destroy()
+    async with Pod(tmp_path) as it:
+        yield it
 
 
 async def test_init_containers_do_nothing_before_and_within_the_freeze(pod: Pod) -> None:

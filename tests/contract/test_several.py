@@ -57,12 +57,8 @@ class Pod(Pair):
 
 @pytest.fixture
 async def pod(tmp_path: Path) -> AsyncIterator[Pod]:
-    it = Pod(tmp_path)
-    await it.a.start()
-    await it.b.start()
-    yield it
-    await it.a.destroy()
-    await it.b.destroy()
+    async with Pod(tmp_path) as it:
+        yield it
 
 
 async def test_both_are_held_before_the_commit_and_run_after_it(pod: Pod) -> None:

@@ -35,12 +35,8 @@ async def forgotten(pair: Pair) -> None:
 
 @pytest.fixture
 async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
-    it = Pair(tmp_path)
-    await it.a.start()
-    await it.b.start()
-    yield it
-    await it.a.destroy()
-    await it.b.destroy()
+    async with Pair(tmp_path) as it:
+        yield it
 
 
 async def test_a_whole_migration(pair: Pair) -> None:

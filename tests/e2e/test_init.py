@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from support.cluster import Kubectl, Manifest, condition, wait_for
+from support.cluster import Kubectl, Manifest, wait_for
 from support.migration import Migrations
-from support.several import COUNTER, Several, container, follow, kill_sandbox, no_gap, pod_of
+from support.several import COUNTER, Several, container, follow, in_a_new_sandbox, no_gap, pod_of
 
 RESTRICTED = {
     "runAsNonRoot": True,
@@ -92,14 +92,7 @@ def test_in_a_later_sandbox_they_run_as_for_any_pod(several: Several, nodes: tup
     migrations.running(moved)
     migrations.gone("it")
     assert len(several.run(moved, "main", "cat /data/ran").splitlines()) == 1
-    first = several.container_id(moved, "main")
-    kill_sandbox(several.kubectl, target, uid)
-
-    def again() -> bool:
-        it = migrations.pod(moved)
-        return condition(it, "Ready").get("status") == "True" and several.container_id(moved, "main") != first
-
-    wait_for("the pod to run again", again, seconds=90)
+    in_a_new_sandbox(several, moved, target, uid)
     assert several.run(moved, "main", "cat /data/ran").split() == ["one", "one"]
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from support.cluster import SYSTEM, Kubectl, Manifest, condition, on_node, wait_for
 from support.migration import WORKLOAD, Migrations
-from support.several import COUNTER, Several, container, follow, kill_sandbox, no_gap, pod_of
+from support.several import COUNTER, Several, container, follow, in_a_new_sandbox, no_gap, pod_of
 from support.workloads import BALLAST
 
 OPERATOR = "deployment/container-migration-operator"
@@ -93,14 +93,7 @@ def test_what_was_added_does_nothing_in_a_later_sandbox_too(several: Several, no
     moved, uid = done["status"]["target"]["podName"], done["status"]["target"]["podUID"]
     migrations.running(moved)
     migrations.gone("it")
-    first = several.container_id(moved, "main")
-    kill_sandbox(several.kubectl, target, uid)
-
-    def again() -> bool:
-        it = migrations.pod(moved)
-        return condition(it, "Ready").get("status") == "True" and several.container_id(moved, "main") != first
-
-    wait_for("the pod to run again", again, seconds=90)
+    in_a_new_sandbox(several, moved, target, uid)
     wait_for("numbers", lambda: len(several.numbers(moved, "main")) >= 10, seconds=20)
     assert several.numbers(moved, "main")[:3] == [1, 2, 3]
 

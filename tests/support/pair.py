@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 from pathlib import Path
+from typing import Self
 
 from migration_agent.ticket import TicketState
 from migration_api.wire import SourceReport, TargetReport, TargetState
@@ -22,6 +23,16 @@ class Pair:
         self.a = AgentNode("node-a", root / "a", self.cluster, network)
         self.b = AgentNode("node-b", root / "b", self.cluster, network)
         self.a.containers.watch = self.check_i1
+
+    async def __aenter__(self) -> Self:
+        """Begin a life of both agents; they end with the context, and all that they have started."""
+        await self.a.start()
+        await self.b.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.a.destroy()
+        await self.b.destroy()
 
     def check_i1(self, act: str) -> None:
         if act == "resume":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from support.cluster import Kubectl, Manifest, on_node, wait_for
+from support.cluster import Kubectl, Manifest, condition, on_node, wait_for
 from support.follower import Follower
 from support.migration import WORKLOAD, Migrations, pod
 
@@ -84,6 +84,13 @@ true
 """
 
 
-def kill_sandbox(kubectl: Kubectl, node: str, uid: str) -> None:
-    """Kill the pause process of a pod's sandbox."""
-    assert on_node(kubectl, node, KILL_SANDBOX.format(uid=uid)).strip() == "killed"
+def in_a_new_sandbox(several: Several, pod_name: str, node: str, uid: str) -> None:
+    """Kill the pause process of a pod's sandbox, and wait until its container `main` was made anew and is ready."""
+    first = several.container_id(pod_name, "main")
+    assert on_node(several.kubectl, node, KILL_SANDBOX.format(uid=uid)).strip() == "killed"
+
+    def again() -> bool:
+        it = several.migrations.pod(pod_name)
+        return condition(it, "Ready").get("status") == "True" and several.container_id(pod_name, "main") != first
+
+    wait_for("the pod to run again", again, seconds=90)
