@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -23,36 +24,57 @@ const (
 var sysSetns = map[string]uintptr{"amd64": 308, "arm64": 268}[runtime.GOARCH]
 
 // clearIPC empties the IPC namespace at path. It refuses the node's own.
+//
+// The thread that enters it goes back: ending it with its goroutine is no way, for the process's first thread does not
+// end, and /proc/self would show that namespace from then on.
 func clearIPC(path string) error {
-	fd, err := syscall.Open(path, syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
+	theirs, err := os.Open(path)
 	if err != nil {
 		return err
 	}
-	defer syscall.Close(fd)
-	theirs, errA := os.Stat(path)
-	ours, errB := os.Stat("/proc/self/ns/ipc")
-	if err := errors.Join(errA, errB); err != nil {
+	defer theirs.Close()
+	ours, err := os.Open("/proc/thread-self/ns/ipc")
+	if err != nil {
 		return err
 	}
-	if os.SameFile(theirs, ours) {
-		return errors.New("the pod uses the node's own IPC namespace")
+	defer ours.Close()
+	if same, err := sameFile(theirs, ours); err != nil || same {
+		return cmp.Or(err, errors.New("the pod uses the node's own IPC namespace"))
 	}
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with this goroutine
-		if err := errnoOf(syscall.RawSyscall(sysSetns, uintptr(fd), cloneNewIPC, 0)); err != nil {
-			done <- fmt.Errorf("enter %s: %w", path, err)
-			return
-		}
-		done <- errors.Join(
-			removeIPC("shm", func(id uintptr) error { return errnoOf(syscall.Syscall(syscall.SYS_SHMCTL, id, ipcRemove, 0)) }),
-			removeIPC("msg", func(id uintptr) error { return errnoOf(syscall.Syscall(syscall.SYS_MSGCTL, id, ipcRemove, 0)) }),
-			removeIPC("sem", func(id uintptr) error {
-				return errnoOf(syscall.Syscall6(syscall.SYS_SEMCTL, id, 0, ipcRemove, 0, 0, 0))
-			}),
-		)
-	}()
-	return <-done
+	runtime.LockOSThread()
+	if err := enterIPC(theirs); err != nil {
+		runtime.UnlockOSThread()
+		return err
+	}
+	cleared := errors.Join(
+		removeIPC("shm", func(id uintptr) error { return errnoOf(syscall.Syscall(syscall.SYS_SHMCTL, id, ipcRemove, 0)) }),
+		removeIPC("msg", func(id uintptr) error { return errnoOf(syscall.Syscall(syscall.SYS_MSGCTL, id, ipcRemove, 0)) }),
+		removeIPC("sem", func(id uintptr) error {
+			return errnoOf(syscall.Syscall6(syscall.SYS_SEMCTL, id, 0, ipcRemove, 0, 0, 0))
+		}),
+	)
+	if err := enterIPC(ours); err != nil {
+		return errors.Join(cleared, err) // still locked: no other goroutine may run on this thread
+	}
+	runtime.UnlockOSThread()
+	return cleared
+}
+
+func sameFile(a, b *os.File) (bool, error) {
+	infoA, errA := a.Stat()
+	infoB, errB := b.Stat()
+	if err := errors.Join(errA, errB); err != nil {
+		return false, err
+	}
+	return os.SameFile(infoA, infoB), nil
+}
+
+// enterIPC moves the calling thread into the IPC namespace.
+func enterIPC(namespace *os.File) error {
+	if err := errnoOf(syscall.RawSyscall(sysSetns, namespace.Fd(), cloneNewIPC, 0)); err != nil {
+		return fmt.Errorf("enter %s: %w", namespace.Name(), err)
+	}
+	return nil
 }
 
 // removeIPC removes all objects of a kind that the calling thread's namespace lists; the second column is their id.

@@ -36,7 +36,10 @@ func TestClearIPC(t *testing.T) {
 	if left := count(); left != 0 {
 		t.Fatalf("%d objects are left", left)
 	}
-	must(t, clearIPC(namespace))
+	// Often enough that the process's first thread has its turn, too, which keeps the namespace it entered.
+	for range 200 {
+		must(t, clearIPC(namespace))
+	}
 }
 
 func TestTheNodesOwnIPCIsNotTouched(t *testing.T) {
