@@ -22,6 +22,7 @@ from migration_operator.kube import Kube, KubeError
 from migration_operator.node_checks import mismatches
 from migration_operator.observation import AgentView, NodeView, Observation, agent_trouble
 from migration_operator.pods import Json, Pod
+from migration_operator.queueing import Queue, claim_of
 from migration_operator.shipping import NoAccess, shipping, store_access
 from migration_operator.step import Action, Step
 from migration_operator.store_probe import try_store
@@ -52,6 +53,7 @@ class Turn:
 
     Attributes:
         rules: how checkpoints may travel in this cluster.
+        queue: which migrations run, and which wait.
         status: the status as it should be while the step is taken.
         report: the merge patch from the status as it is; empty when nothing is to be written.
     """
@@ -59,6 +61,7 @@ class Turn:
     kube: Kube
     agents: Agents
     rules: TransportRules
+    queue: Queue
     o: Observation
     step: Step
     status: MigrationStatus
@@ -107,6 +110,15 @@ async def _rest(_turn: Turn) -> None:
     """Nothing is left to do."""
 
 
+async def _queue(turn: Turn) -> None:
+    """The first one counts what ran before this operator did."""
+    if turn.o.preflight is None:
+        raise Incomplete("nothing is known of the nodes to wait for")
+    if not turn.queue.known:
+        turn.queue.resume(await turn.kube.all_migrations())
+    turn.queue.ask(claim_of(turn.o.migration, turn.o.preflight, turn.o.now))
+
+
 async def _adopt(turn: Turn) -> None:
     """Before the first thing is touched, so that a deletion finds somebody who cleans up."""
     metadata = turn.o.migration.metadata
@@ -144,7 +156,9 @@ async def _create_target(turn: Turn) -> None:
         excluded |= await _without_the_store(turn, [other for other in others if other.name not in excluded])
     name = o.migration.status.target.pod_name or ""
     try:
-        await turn.kube.create_pod(target_pod(o.source_pod, o.migration, name, excluded=excluded, late=bool(o.late)))
+        await turn.kube.create_pod(
+            target_pod(o.source_pod, o.migration, name, excluded=excluded, avoided=turn.queue.full(), late=bool(o.late))
+        )
     except KubeError as error:
         if error.status not in _POD_REFUSED:
             raise
@@ -313,6 +327,7 @@ _ACTIONS: dict[Action, Callable[[Turn], Awaitable[None]]] = {
     Action.REST: _rest,
     Action.WAIT: _wait,
     Action.LET_GO: _let_go,
+    Action.QUEUE: _queue,
     Action.ADOPT: _adopt,
     Action.BEGIN: _begin,
     Action.CREATE_TARGET: _create_target,

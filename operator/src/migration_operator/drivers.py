@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Coroutine
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from migration_api.migration import ContainerMigration
@@ -22,6 +23,8 @@ from migration_operator.metrics import Metrics
 from migration_operator.observation import AgentView, Observation
 from migration_operator.observe import observe
 from migration_operator.plan import plan
+from migration_operator.pods import Json
+from migration_operator.queueing import Queue, seat_of
 from migration_operator.rules import Rules
 from migration_operator.status import patch, report
 from migration_operator.step import Action, Step
@@ -43,17 +46,25 @@ _PAUSES = (BREATH_SECONDS, BREATH_SECONDS, 1.0, 2.0, 4.0, 8.0, 15.0)
 _AT_REST = {Action.WAIT, Action.SETTLE}
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What all drivers share."""
+
+    kube: Kube
+    agents: Agents
+    metrics: Metrics
+    rules: Rules
+    queue: Queue
+
+
 class Driver:
     """Drives one migration until nothing is left to do, or the object is gone."""
 
-    def __init__(self, kube: Kube, agents: Agents, metrics: Metrics, rules: Rules, ref: MigrationRef) -> None:
+    def __init__(self, parts: Parts, ref: MigrationRef) -> None:
         self.ref = ref
         self.turned_at = _clock()
         """When it looked last, by the loop's clock: how the liveness probe knows that it lives."""
-        self._kube = kube
-        self._agents = agents
-        self._metrics = metrics
-        self._rules = rules
+        self._parts = parts
         self._wake = asyncio.Event()
         self._refusal: Failure | None = None
         self._last_step: Step | None = None
@@ -87,32 +98,39 @@ class Driver:
 
     async def _turn(self) -> bool:
         """Take one step and rest when there is nothing to do; return whether to go on."""
-        o = await observe(self._kube, self._agents, self.ref, self._refusal, self._rules)
+        parts = self._parts
+        place = parts.queue.place(self.ref.uid)
+        o = await observe(parts.kube, parts.agents, self.ref, refusal=self._refusal, rules=parts.rules, place=place)
         if o is None:
             log.info("%s: the object is gone", self._name)
             return False
+        if o.begun and not o.finished:
+            parts.queue.sit(self.ref.uid, seat_of(o))
         step = plan(o)
         self._log(step)
         status = report(o, step)
-        changes = patch(o.migration.status, status)
-        if changes.keys() == {"progress"}:
-            if _clock() - self._progress_at < PROGRESS_SECONDS:
-                changes = {}
-            else:
-                self._progress_at = _clock()
         if step.action is Action.REST:
             return False
+        changes = self._without_haste(patch(o.migration.status, status))
         try:
-            await act(Turn(self._kube, self._agents, self._rules.transport, o, step, status, changes))
+            await act(Turn(parts.kube, parts.agents, parts.rules.transport, parts.queue, o, step, status, changes))
         except Refused as refused:
             self._refusal = refused.failure
             return True
         if step.action is Action.FINISH:
-            self._metrics.ended(status)
+            parts.metrics.ended(status)
             return False
         if step.action in _AT_REST:
             await self._rest(o)
         return True
+
+    def _without_haste(self, changes: Json) -> Json:
+        """Return what is to be written now: nothing, when only the progress has changed and was written just now."""
+        if changes.keys() == {"progress"}:
+            if _clock() - self._progress_at < PROGRESS_SECONDS:
+                return {}
+            self._progress_at = _clock()
+        return changes
 
     async def _rest(self, o: Observation) -> None:
         """Wait until something changes: an event, or news from an agent; not longer than a resync."""
@@ -131,7 +149,9 @@ class Driver:
         if agent.node.agent is None or agent.report is None:
             return
         with suppress(AgentUnreachable, AgentRefused):
-            await self._agents.report(agent.node.agent, self.ref.uid, after=agent.report.revision, wait=RESYNC_SECONDS)
+            await self._parts.agents.report(
+                agent.node.agent, self.ref.uid, after=agent.report.revision, wait=RESYNC_SECONDS
+            )
             return
         await asyncio.sleep(RESYNC_SECONDS)
 
@@ -149,10 +169,7 @@ class Drivers:
     """The drivers of all unfinished migrations; one for each UID."""
 
     def __init__(self, kube: Kube, agents: Agents, metrics: Metrics, rules: Rules) -> None:
-        self._kube = kube
-        self._agents = agents
-        self._metrics = metrics
-        self._rules = rules
+        self._parts = Parts(kube, agents, metrics, rules, Queue(rules.limits, self.wake))
         self._running: dict[str, tuple[Driver, asyncio.Task[None]]] = {}
 
     def notice(self, migration: ContainerMigration, *, idle: bool) -> None:
@@ -162,10 +179,14 @@ class Drivers:
             self.wake(metadata.uid)
         elif not idle:
             ref = MigrationRef(namespace=metadata.namespace, name=metadata.name, uid=metadata.uid)
-            driver = Driver(self._kube, self._agents, self._metrics, self._rules, ref)
+            driver = Driver(self._parts, ref)
             task = asyncio.create_task(driver.run(), name=f"driver of {metadata.namespace}/{metadata.name}")
             self._running[metadata.uid] = (driver, task)
-            task.add_done_callback(lambda _: self._running.pop(metadata.uid, None))
+            task.add_done_callback(lambda _: self._ended(metadata.uid))
+
+    def _ended(self, uid: str) -> None:
+        self._running.pop(uid, None)
+        self._parts.queue.leave(uid)
 
     def wake(self, uid: str) -> None:
         """Let the driver of that migration look again; nothing when there is none."""

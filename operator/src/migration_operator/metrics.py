@@ -23,7 +23,8 @@ PORT = 8081
 FREEZE_BUCKETS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60)
 _PHASE_BUCKETS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)
 _PHASES = (
-    ("prepare", "started_at", "prepared_at"),
+    ("queue", "started_at", "admitted_at"),
+    ("prepare", "admitted_at", "prepared_at"),
     ("freeze", "prepared_at", "frozen_at"),
     ("dump", "frozen_at", "dumped_at"),
     ("transfer", "dumped_at", "transferred_at"),

@@ -108,6 +108,23 @@ class PreflightFacts:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a migration stands among those that want to run.
+
+    Attributes:
+        position: among those that wait, from 1; 0 when it is its turn.
+        why: what it waits for; empty when it is its turn.
+    """
+
+    position: int = 0
+    why: str = ""
+
+    @property
+    def granted(self) -> bool:
+        return not self.why
+
+
+@dataclass(frozen=True)
 class Observation:
     """Everything that the next step of a migration may depend on.
 
@@ -123,6 +140,7 @@ class Observation:
         refusal: an agent's refusal of the last request, which would be refused again.
         late: whether the target pod, which is to be created, needs a late gate; None when the source's agent did not
             say how much there is to copy.
+        place: whether it is its turn; None when it has not asked yet.
     """
 
     now: datetime
@@ -135,6 +153,7 @@ class Observation:
     target_agent: AgentView | None = None
     refusal: Failure | None = None
     late: bool | None = False
+    place: Place | None = Place()
 
     @property
     def decision(self) -> Decision | None:

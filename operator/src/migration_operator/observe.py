@@ -15,6 +15,7 @@ from migration_operator.observation import (
     AgentView,
     NodeView,
     Observation,
+    Place,
     PreflightFacts,
     agent_trouble,
     is_finished,
@@ -30,7 +31,13 @@ from migration_operator.transport_facts import TransportFacts, TransportRules
 
 
 async def observe(
-    kube: Kube, agents: Agents, ref: MigrationRef, refusal: Failure | None, rules: Rules
+    kube: Kube,
+    agents: Agents,
+    ref: MigrationRef,
+    *,
+    refusal: Failure | None,
+    rules: Rules,
+    place: Place | None,
 ) -> Observation | None:
     """Return what there is now; None when there is no such migration any more.
 
@@ -40,6 +47,7 @@ async def observe(
         ref: the migration.
         refusal: an agent's refusal of the last request.
         rules: what the chart's values say.
+        place: whether it is its turn. While it waits for it nothing else is looked at: the preflight is repeated then.
 
     Raises:
         KubeError: the API server did not answer; without it nothing can be decided.
@@ -54,8 +62,10 @@ async def observe(
         return replace(begun, late=await _late(agents, begun, rules))
     if migration.status.decision is Decision.ABORT:
         return Observation(now(), migration)
+    if place is not None and not place.granted:
+        return Observation(now(), migration, place=place)
     facts = await _preflight(kube, agents, migration, rules.transport)
-    return Observation(now(), migration, preflight=facts)
+    return Observation(now(), migration, preflight=facts, place=place)
 
 
 async def _begun(kube: Kube, agents: Agents, migration: ContainerMigration, refusal: Failure | None) -> Observation:

@@ -43,7 +43,10 @@ def abort_when_asked(o: Observation) -> Step | None:
 
 
 def abort_when_late(o: Observation) -> Step | None:
-    started, seconds = o.migration.status.timings.started_at, o.migration.spec.deadline_seconds
+    if o.place is not None and not o.place.granted:
+        return None  # the deadline is for what it does, not for what others do
+    timings, seconds = o.migration.status.timings, o.migration.spec.deadline_seconds
+    started = timings.admitted_at or timings.started_at
     if started is None or o.now - started <= timedelta(seconds=seconds):
         return None
     trouble = o.target_pod.trouble() if o.target_pod else ""
@@ -110,8 +113,16 @@ def _abort(reason: Reason, message: str) -> Step:
     return Step(Action.PROPOSE_ABORT, reason, message)
 
 
+def wait_for_the_turn(o: Observation) -> Step | None:
+    """Nothing is touched meanwhile, and nothing looked at: whoever waited is looked at anew when the turn comes."""
+    if o.begun or o.place is None or o.place.granted:
+        return None
+    message = f"nothing stands against it; number {o.place.position} of those that wait: {o.place.why}"
+    return Step(Action.WAIT, Reason.QUEUED, message)
+
+
 def look_before_anything_is_touched(o: Observation) -> Step | None:
-    """Either everything that stands against it is said at once, or what is about to be done is written down."""
+    """Everything that stands against it is said at once."""
     if o.begun:
         return None
     facts = o.preflight
@@ -124,6 +135,15 @@ def look_before_anything_is_touched(o: Observation) -> Step | None:
         where = facts.source.name if facts.source else "the source"
         message = f"the agent on node {where} does not answer ({facts.agent_problem}); nothing was touched yet"
         return Step(Action.WAIT, Reason.AGENT_UNREACHABLE, message)
+    return None
+
+
+def begin_when_its_turn_has_come(o: Observation) -> Step | None:
+    """What is about to be done is written down."""
+    if o.begun:
+        return None
+    if o.place is None:
+        return Step(Action.QUEUE, Reason.IN_PROGRESS, "the pod can be moved")
     if not o.adopted:
         return Step(Action.ADOPT, Reason.IN_PROGRESS, "the pod can be moved")
     return Step(Action.BEGIN, Reason.IN_PROGRESS, "the pod can be moved; writing down what is moved")
@@ -207,7 +227,9 @@ RULES: tuple[Rule, ...] = (
     abort_when_the_source_is_lost,
     abort_when_an_agent_cannot,
     abort_when_the_target_pod_fails,
+    wait_for_the_turn,
     look_before_anything_is_touched,
+    begin_when_its_turn_has_come,
     prepare_the_target_first,
     tell_the_target,
     reach_the_gate,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from migration_operator.preflight import LATE_GATE_SECONDS
+from migration_operator.queueing import Limits
 from migration_operator.transport_facts import TransportRules
 
 
@@ -16,14 +17,16 @@ class Rules:
     Attributes:
         transport: how checkpoints may travel.
         late_gate_seconds: how long a freeze may be estimated without a late gate.
+        limits: how many migrations may run at once.
     """
 
     transport: TransportRules = field(default_factory=TransportRules)
     late_gate_seconds: float = LATE_GATE_SECONDS
+    limits: Limits = field(default_factory=Limits)
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Rules:
-        """Read LATE_GATE_SECONDS, and what `TransportRules.from_environment` reads.
+        """Read LATE_GATE_SECONDS, and what the rules within read.
 
         Raises:
             ValueError: one of them is not what it must be.
@@ -31,4 +34,5 @@ class Rules:
         return cls(
             TransportRules.from_environment(environ),
             float(environ.get("LATE_GATE_SECONDS", LATE_GATE_SECONDS)),
+            Limits.from_environment(environ),
         )

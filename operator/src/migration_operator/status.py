@@ -90,6 +90,7 @@ def _timings(o: Observation, step: Step) -> Timings:
     resumed_at = old.resumed_at or went_on
     return Timings(
         started_at=old.started_at or o.now,
+        admitted_at=old.admitted_at or (o.now if o.place is not None and o.place.granted else None),
         prepared_at=old.prepared_at or _at_the_gate(o),
         frozen_at=frozen_at,
         dumped_at=old.dumped_at or (source.dumped_at if source else None),

@@ -28,6 +28,8 @@ class Action(StrEnum):
     """Nothing, until something changes."""
     LET_GO = "LetGo"
     """Remove our finalizer."""
+    QUEUE = "Queue"
+    """Take a place among those that want to run."""
     ADOPT = "Adopt"
     """Add our finalizer."""
     BEGIN = "Begin"

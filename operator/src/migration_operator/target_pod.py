@@ -38,7 +38,13 @@ def name_for(migration: ContainerMigration, source: str, earlier_migration: str 
 
 
 def target_pod(
-    source: Pod, migration: ContainerMigration, name: str, *, excluded: Iterable[str], late: bool = False
+    source: Pod,
+    migration: ContainerMigration,
+    name: str,
+    *,
+    excluded: Iterable[str],
+    avoided: Iterable[str] = (),
+    late: bool = False,
 ) -> Json:
     """Return the manifest to create.
 
@@ -47,13 +53,14 @@ def target_pod(
         migration: what it is created for.
         name: the target pod's name.
         excluded: nodes that it must not be scheduled to: the source's, and those that could not restore it.
+        avoided: nodes that it should be scheduled to only when no other fits: those that are busy.
         late: whether it gets a late gate.
     """
     spec = copy.deepcopy(source.spec)
     for field in _SET_BY_OTHERS:
         spec.pop(field, None)
     placement = _first_placement(source)
-    _place(spec, placement, migration.spec.target, sorted(set(excluded)))
+    _place(spec, placement, migration.spec.target, sorted(set(excluded)), sorted(set(avoided)))
     spec["runtimeClassName"] = RUNTIME_HANDLER
     _drop_injected_token(spec)
     if source.migration and "initContainers" in spec:
@@ -92,12 +99,9 @@ def _first_placement(source: Pod) -> Json:
     return {key: copy.deepcopy(source.spec[key]) for key in ("affinity", "nodeSelector") if key in source.spec}
 
 
-def _place(spec: Json, placement: Json, target: Target, excluded: list[str]) -> None:
+def _place(spec: Json, placement: Json, target: Target, excluded: list[str], avoided: list[str]) -> None:
     """Let the scheduler put the pod on the node asked for, or on any but the excluded ones."""
-    if target.node_name:
-        pins = [{"key": _NODE_NAME_FIELD, "operator": "In", "values": [target.node_name]}]
-    else:
-        pins = [{"key": _NODE_NAME_FIELD, "operator": "NotIn", "values": [node]} for node in excluded]
+    pins = [_named("In", target.node_name)] if target.node_name else [_named("NotIn", node) for node in excluded]
     affinity = copy.deepcopy(mapping(placement.get("affinity")))
     node_affinity = affinity.setdefault("nodeAffinity", {})
     required = node_affinity.setdefault("requiredDuringSchedulingIgnoredDuringExecution", {})
@@ -106,11 +110,19 @@ def _place(spec: Json, placement: Json, target: Target, excluded: list[str]) -> 
     for term in terms:
         term["matchFields"] = [*mappings(term.get("matchFields")), *pins]
     required["nodeSelectorTerms"] = terms
+    if avoided and not target.node_name:
+        quiet = {"weight": 100, "preference": {"matchFields": [_named("NotIn", node) for node in avoided]}}
+        preferred = "preferredDuringSchedulingIgnoredDuringExecution"
+        node_affinity[preferred] = [*mappings(node_affinity.get(preferred)), quiet]
     spec["affinity"] = affinity
     selector = {**mapping(placement.get("nodeSelector")), **(target.node_selector or {})}
     spec.pop("nodeSelector", None)
     if selector:
         spec["nodeSelector"] = selector
+
+
+def _named(operator: str, node: str) -> Json:
+    return {"key": _NODE_NAME_FIELD, "operator": operator, "values": [node]}
 
 
 def _all_containers(spec: Json) -> list[Json]:

@@ -138,6 +138,8 @@ def test_the_environment_that_the_parts_read(render: Render) -> None:
         "NAMESPACE": "metadata.namespace",
         "AGENT_TOKEN_FILE": "/var/run/secrets/container-migration/token",
         "LATE_GATE_SECONDS": "60",
+        "PARALLEL_MIGRATIONS_PER_CLUSTER": "5",
+        "PARALLEL_MIGRATIONS_PER_NODE": "2",
         "LOG_LEVEL": "debug",
         "DEFAULT_TRANSPORT": '{"type":"Direct"}',
         "SHARED_PATHS": "",

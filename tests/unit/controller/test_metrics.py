@@ -65,6 +65,7 @@ def test_freezes_fall_into_buckets_and_what_never_froze_into_none() -> None:
 def test_phases_are_the_spans_between_the_timings() -> None:
     timings = Timings(
         started_at=after(0),
+        admitted_at=after(1),
         prepared_at=after(2),
         frozen_at=after(2.5),
         dumped_at=after(3),
@@ -73,7 +74,8 @@ def test_phases_are_the_spans_between_the_timings() -> None:
         completed_at=after(9),
     )
     assert phase_seconds(timings) == {
-        "prepare": 2,
+        "queue": 1,
+        "prepare": 1,
         "freeze": 0.5,
         "dump": 0.5,
         "transfer": pytest.approx(0.4),
@@ -81,7 +83,9 @@ def test_phases_are_the_spans_between_the_timings() -> None:
         "all": 9,
     }
     metrics = Metrics()
-    metrics.ended(ended("Succeeded", startedAt=after(0), preparedAt=after(2), completedAt=after(9)))
+    metrics.ended(
+        ended("Succeeded", startedAt=after(0), admittedAt=after(0), preparedAt=after(2), completedAt=after(9))
+    )
     assert sample(metrics, "phase_seconds_sum", phase="prepare") == 2
     assert sample(metrics, "phase_seconds_sum", phase="all") == 9
     assert sample(metrics, "phase_seconds_count", phase="dump") is None

@@ -29,6 +29,7 @@ from support.controller import (
 )
 
 GOES_FORWARD = {
+    Action.QUEUE,
     Action.ADOPT,
     Action.BEGIN,
     Action.CREATE_TARGET,
@@ -140,13 +141,14 @@ def test_over_the_whole_space_a_decision_rules_out_what_contradicts_it() -> None
         if step.action is Action.CHECKPOINT:
             assert o.target is not None, where
         assert plan(o) == step, "the plan must not remember"
-    elsewhere = {Action.REST, Action.LET_GO, Action.ADOPT, Action.BEGIN}
+    elsewhere = {Action.REST, Action.LET_GO, Action.QUEUE, Action.ADOPT, Action.BEGIN}
     assert seen == set(Action) - elsewhere, "the space must be wide enough to mean something"
 
 
 def test_the_way_through_step_by_step() -> None:
     untouched: dict[str, Any] = {"status": {}, "source_pod": None, "target_pod": None, "source": None, "target": None}
     fresh = {**untouched, "source_agent": None, "target_agent": None, "preflight": preflight_facts()}
+    assert plan(Observation(NOW, migration(), preflight=preflight_facts(), place=None)).action is Action.QUEUE
     assert plan(Observation(NOW, migration(), preflight=preflight_facts())).action is Action.ADOPT
     assert next_step(**fresh).action is Action.BEGIN
     no_ids = begun(target_uid=None, target_node=None)

@@ -59,7 +59,7 @@ def test_golden_first_visit() -> None:
         "observedGeneration": 3,
         "phase": "InProgress",
         "message": "the pod can be moved",
-        "timings": {"startedAt": at},
+        "timings": {"startedAt": at, "admittedAt": at},
         "conditions": [
             expected("PreflightPassed", "Unknown", "InProgress", "the pod can be moved"),
             *(expected(type_, "Unknown", "Pending", "") for type_ in STEPS[1:]),

@@ -136,6 +136,22 @@ def test_without_a_node_every_excluded_one_is_forbidden() -> None:
     assert "nodeName" not in made["spec"]
 
 
+def test_busy_nodes_are_avoided_when_others_fit() -> None:
+    own = {"weight": 1, "preference": {"matchExpressions": [{"key": "disk", "operator": "Exists"}]}}
+    preferred = "preferredDuringSchedulingIgnoredDuringExecution"
+    source = Pod(manifest(spec={"affinity": {"nodeAffinity": {preferred: [own]}}}))
+    made = target_pod(source, migration(), "redis-new", excluded={SOURCE}, avoided={"node-d", "node-c"})
+    quiet = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in ("node-c", "node-d")]
+    assert made["spec"]["affinity"]["nodeAffinity"][preferred] == [
+        own,
+        {"weight": 100, "preference": {"matchFields": quiet}},
+    ]
+    again = target_pod(Pod(made), migration(), "redis-new", excluded={SOURCE})
+    assert again["spec"]["affinity"]["nodeAffinity"][preferred] == [own], "the next move has its own busy nodes"
+    named = target_pod(source, migration(spec={"target": {"nodeName": "node-c"}}), "x", excluded=(), avoided={"node-d"})
+    assert named["spec"]["affinity"]["nodeAffinity"][preferred] == [own]
+
+
 def test_the_pin_joins_every_alternative_of_the_pod_s_own_affinity() -> None:
     zone = [{"key": "zone", "operator": "In", "values": ["a"]}]
     disk = [{"key": "disk", "operator": "Exists"}]

@@ -80,6 +80,11 @@ class Reason(Explained):
         "The pod cannot be moved; the message lists everything that stands against it. Nothing was touched.",
         "Do what the message says, then create a new ContainerMigration.",
     )
+    QUEUED = _explained(
+        "Queued",
+        "Nothing stands against the migration, and it waits for its turn; the message says for what.",
+        "Wait, or raise the chart's values `parallelMigrations` when the nodes have room for more at once.",
+    )
     PREPARING_TARGET = _explained("PreparingTarget", "The target pod is being scheduled and started up to the gate.")
     CHECKPOINTING = _explained("Checkpointing", "The source is frozen and being copied.")
     TRANSFERRING = _explained("Transferring", "The checkpoint is on its way to the target node.")

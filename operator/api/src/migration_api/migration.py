@@ -153,7 +153,9 @@ class Timings(Model):
     """When things happened, and how long the container stood still."""
 
     started_at: Time | None = None
-    """When the operator began."""
+    """When the operator looked at it first."""
+    admitted_at: Time | None = None
+    """When its turn came among those that wanted to run; `deadlineSeconds` count from here."""
     prepared_at: Time | None = None
     """When the target pod reached the gate: image, volumes and network were ready."""
     frozen_at: Time | None = None
