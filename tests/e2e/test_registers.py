@@ -50,6 +50,7 @@ COMMITTED = ("target", COMMIT)
 NOT_COMMIT = "Commit is written only by the agent of the target node"
 NOT_ABORT = "Abort is written only by the operator or by the agent of the source node"
 NOT_OUTCOME = "outcome is written only by the agent of the target node"
+NOT_TAINTED = "the target node has no taint node.kubernetes.io/out-of-service"
 NOT_REPORT = "only the operator writes a ContainerMigration's conditions"
 NOT_IDENTITY = "only the operator says which nodes and pods"
 NOT_SOURCE = "status.source is written only by"
@@ -93,7 +94,7 @@ def case(fresh: Case) -> Case:
 
 def test_policies_are_free_of_type_warnings(kubectl: Kubectl) -> None:
     policies = [p for p in kubectl.list("validatingadmissionpolicies") if p["metadata"]["name"].startswith(SYSTEM)]
-    assert len(policies) == 7
+    assert len(policies) == 8
     for policy in policies:
         name, generation = policy["metadata"]["name"], policy["metadata"]["generation"]
 
@@ -165,8 +166,8 @@ def test_the_decision_cannot_be_taken_back(case: Case, register: Manifest) -> No
 def test_who_may_write_the_outcome(case: Case, who: str, outcome: Manifest) -> None:
     case.prepare(COMMITTED)
     done = case.write(who, outcome)
-    if who == "operator":  # whom the other policy would let write here
-        refused(done, NOT_OUTCOME)
+    if who == "operator":  # whom the policy of the status would let write here
+        refused(done, NOT_OUTCOME if outcome is RESUMED else NOT_TAINTED)
         return
     if who != "target":
         refused(done, NOT_OUTCOME, NOT_TARGET)
@@ -175,6 +176,43 @@ def test_who_may_write_the_outcome(case: Case, who: str, outcome: Manifest) -> N
     other = RETURNED if outcome is RESUMED else RESUMED
     refused(case.write("target", other), "status.target.outcome is write-once")
     refused(case.write("target", {"target": {"outcome": None}}), "write-once")
+
+
+TAINT = "node.kubernetes.io/out-of-service=nodeshutdown:NoSchedule"
+"""With another effect than an admin gives it: with NoExecute every pod of the node would have to go."""
+
+
+@pytest.fixture
+def declared(kubectl: Kubectl, nodes: tuple[str, str]) -> Iterator[None]:
+    """The target node is out of service, as an admin says."""
+    _, target = nodes
+    kubectl("taint", "node", target, TAINT)
+    yield
+    kubectl("taint", "node", target, f"{TAINT}-")
+
+
+@pytest.mark.usefixtures("declared")
+def test_the_operator_returns_what_went_to_a_node_out_of_service(case: Case) -> None:
+    refused(case.write("operator", RETURNED), "needs status.decision Commit")
+    case.prepare(COMMITTED)
+    refused(case.write("operator", RESUMED), NOT_OUTCOME)
+    refused(case.write("source", RETURNED), NOT_OUTCOME, NOT_TARGET)
+    refused(case.write("admin", RETURNED), NOT_OUTCOME, NOT_TARGET)
+    accepted(case.write("operator", RETURNED))
+    refused(case.write("target", RESUMED), "status.target.outcome is write-once")
+
+
+@pytest.mark.usefixtures("declared")
+def test_what_is_out_of_service_must_be_the_target_node(
+    kubectl: Kubectl, namespace: str, nodes: tuple[str, str], writers: Writers
+) -> None:
+    source, target = nodes
+    kubectl.apply(migration(NAME, namespace, "no-such-pod"))
+    other_way = Case(writers, namespace, target, source)
+    sides = {"source": {"nodeName": target, "podUID": "a"}, "target": {"nodeName": source, "podUID": "b"}}
+    other_way.prepare(("operator", sides))
+    accepted(writers["source"].patch("cmig", NAME, {"status": COMMIT}, "-n", namespace, "--subresource=status"))
+    refused(other_way.write("operator", RETURNED), NOT_TAINTED)
 
 
 def test_no_outcome_without_a_commit(case: Case) -> None:

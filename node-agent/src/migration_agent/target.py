@@ -159,9 +159,13 @@ class TargetSide(Side):
 
     def word(self) -> PeerState:
         """Say what the source's agent may rely on; the ticket on disk or the journal stands behind it."""
-        if self._ticket_state is TicketState.RESUMING or self.record.state is TargetState.RESUMED:
-            return PeerState.RESUMED
         promised = self.record.state in {TargetState.DESTROYED, TargetState.RETURNED}
+        if self.record.state is TargetState.RESUMED:
+            return PeerState.RESUMED
+        if self._ticket_state is TicketState.RESUMING and not promised:
+            # In an earlier life the node may have been declared out of service: the register is read first.
+            known = self._verdict not in {Verdict.UNREACHABLE, Verdict.RETURNED}
+            return PeerState.RESUMED if known else PeerState.UNDECIDED
         return PeerState.DESTROYED if promised else PeerState.UNDECIDED
 
     async def settle(self, *, promise: bool, settled: bool, seconds: float) -> PeerState:
@@ -320,6 +324,7 @@ class TargetSide(Side):
             TargetStep.WRITE_RETURNED: self._write_returned,
             TargetStep.END_RESUMED: lambda: self._end(TargetState.RESUMED),
             TargetStep.END_RETURNED: lambda: self._end(TargetState.RETURNED),
+            TargetStep.GIVE_UP: self._give_up,
             TargetStep.END_DESTROYED: lambda: self._end(TargetState.DESTROYED),
             TargetStep.FORGET: self._forget,
         }
@@ -416,6 +421,13 @@ class TargetSide(Side):
         text = self.record.last_error or f"Node {self.tools.node} could not go on; the source goes on."
         self.take(await self.tools.registers.write_outcome(self.ref, Outcome.RETURNED, text))
         self.poke()
+
+    async def _give_up(self) -> None:
+        """End what went on here: the source goes on, because an admin declared this node out of service."""
+        request = self.record.request
+        await self.tools.registers.delete_pod(self.ref.namespace, request.pod_name, request.pod_uid)
+        for process in reversed(self.record.processes):
+            self.tools.processes.kill(process)
 
     async def _end(self, state: TargetState) -> None:
         await asyncio.to_thread(self.tools.journal.wipe_images, self.ref.uid)

@@ -46,6 +46,7 @@ class TargetStep(StrEnum):
     """All of it is dead: journal the promise."""
     WRITE_RETURNED = "write-returned"
     END_RETURNED = "end-returned"
+    GIVE_UP = "give-up"
     END_DESTROYED = "end-destroyed"
     FORGET = "forget"
     WAIT = "wait"
@@ -147,6 +148,8 @@ def _restore(it: TargetObservation) -> TargetStep:
 
 
 def _resuming(it: TargetObservation) -> TargetStep:
+    if it.verdict is Verdict.RETURNED:  # an admin declared this node out of service, and the source goes on
+        return TargetStep.END_RETURNED if it.dead else TargetStep.GIVE_UP
     if it.verdict in {Verdict.RESUMED, Verdict.GONE}:
         return TargetStep.WAIT if it.restoring else TargetStep.END_RESUMED  # CRIU may still use the images
     return TargetStep.WRITE_RESUMED if it.verdict is Verdict.COMMIT else TargetStep.WAIT

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from migration_api.conditions import Reason
-from migration_api.migration import Decision, MigrationStatus
+from migration_api.migration import Decision, MigrationStatus, Outcome
 from migration_api.names import FINALIZER
 from migration_api.node import MigrationNode
 from migration_api.wire import Failure, MigrationRef, Shipping, SourceRequest, TargetRequest
@@ -273,6 +273,12 @@ async def _propose_abort(turn: Turn) -> None:
     await _write(turn, {"decision": Decision.ABORT.value}, guarded=False)
 
 
+async def _return(turn: Turn) -> None:
+    """The API server refuses it when the outcome is written already, or when the node has no such taint any more."""
+    outcome = {"outcome": Outcome.RETURNED.value, "message": turn.step.message}
+    await _write(turn, {"target": outcome}, guarded=False)
+
+
 async def _settle(turn: Turn) -> None:
     await _write(turn)
     await asyncio.gather(*(_ask(turn, turn.agents.settle, agent) for agent in _sides(turn.o, settled=False)))
@@ -335,6 +341,7 @@ _ACTIONS: dict[Action, Callable[[Turn], Awaitable[None]]] = {
     Action.PREPARE_TARGET: _prepare_target,
     Action.CHECKPOINT: _checkpoint,
     Action.PROPOSE_ABORT: _propose_abort,
+    Action.RETURN: _return,
     Action.SETTLE: _settle,
     Action.DELETE_TARGET: _delete_target,
     Action.DELETE_SOURCE: _delete_source,

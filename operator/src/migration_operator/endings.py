@@ -100,12 +100,28 @@ def _await_the_outcome(o: Observation) -> Step:
         return Step(Action.WAIT, Reason.COMMITTED, message)
     if not agent.node.silent(o.now):
         return unreachable(agent, "the source stays frozen until it says whether the container runs there")
+    if agent.node.out_of_service:
+        return _give_the_target_node_up(o, agent)
     return Step(
         Action.WAIT,
         Reason.TARGET_LOST_AFTER_COMMIT,
         f"node {agent.node.name} stopped answering after the commit ({agent.problem}); the source stays frozen, "
-        "because the container may run there; bring the node or its agent back",
+        "because the container may run there; bring the node or its agent back, or, when the machine is certainly off "
+        f"and stays off: kubectl taint node {agent.node.name} node.kubernetes.io/out-of-service=nodeshutdown:NoExecute",
         stalled=True,
+    )
+
+
+def _give_the_target_node_up(o: Observation, agent: AgentView) -> Step:
+    """The pod first: a kubelet that comes back starts nothing of a pod that is being deleted."""
+    if o.target_pod is not None and not o.target_pod.deleting:
+        message = f"deleting the target pod {o.target_pod.name} on node {agent.node.name}, which is out of service"
+        return Step(Action.DELETE_TARGET, Reason.TARGET_LOST_AFTER_COMMIT, message)
+    return Step(
+        Action.RETURN,
+        Reason.TARGET_RETURNED,
+        f"Node {agent.node.name} was declared out of service after the commit: the source goes on as it was then; what "
+        "the container did on that node is lost and may be done again.",
     )
 
 
@@ -147,15 +163,15 @@ def unreachable(agent: AgentView | None, hint: str, *, stalled: bool = False) ->
 def _forget(o: Observation, reason: Reason) -> Step | None:
     """Images are secrets and journals hold pods: both go now. A dead agent sweeps by itself when it is back.
 
-    The target's first: it keeps its word `resumed` until the source's agent has heard it. When it is dead then, the
-    source's keeps its own record, and tells it when the object is gone.
+    The target's first: it keeps its word `resumed` until the source's agent has heard it. When it is dead then, and
+    something was committed, the source's keeps its own record, and tells it when the object is gone.
     """
     for agent, side in ((o.target_agent, o.target), (o.source_agent, o.source)):
         if agent is None or not agent.node.exists:
             continue
         if not agent.reached and not agent.node.silent(o.now):
             return unreachable(agent, "it still has to remove what it kept of the migration")
-        if not agent.reached and agent is o.target_agent and o.outcome is Outcome.RESUMED:
+        if not agent.reached and agent is o.target_agent and o.outcome is not None:
             return None
         if side is not None and not side.settled:
             return Step(Action.SETTLE, reason, f"the agent on node {agent.node.name} is about to settle")

@@ -42,12 +42,17 @@ def is_finished(migration: ContainerMigration) -> bool:
 
 @dataclass(frozen=True)
 class NodeView:
-    """A node, and its agent's own report about it."""
+    """A node, and its agent's own report about it.
+
+    Attributes:
+        out_of_service: an admin has declared, by the taint for it, that the machine is off and stays off.
+    """
 
     name: str
     exists: bool = False
     ready: bool = False
     schedulable: bool = False
+    out_of_service: bool = False
     agent: MigrationNode | None = None
 
     @property

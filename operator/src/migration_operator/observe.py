@@ -29,6 +29,9 @@ from migration_operator.target_pod import name_for
 from migration_operator.transport_checks import setting_problems
 from migration_operator.transport_facts import TransportFacts, TransportRules
 
+OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
+"""The taint by which an admin says that a node is off; Kubernetes gives its pods up then."""
+
 
 async def observe(
     kube: Kube,
@@ -126,11 +129,13 @@ async def _node(kube: Kube, name: str) -> NodeView:
 def node_view(name: str, raw: Json | None, agent: MigrationNode | None) -> NodeView:
     """Return the node as the API server's JSON and its agent describe it."""
     conditions = mappings(mapping((raw or {}).get("status")).get("conditions"))
+    spec = mapping((raw or {}).get("spec"))
     return NodeView(
         name=name,
         exists=raw is not None,
         ready=any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions),
-        schedulable=raw is not None and not mapping(raw.get("spec")).get("unschedulable"),
+        schedulable=raw is not None and not spec.get("unschedulable"),
+        out_of_service=any(taint.get("key") == OUT_OF_SERVICE for taint in mappings(spec.get("taints"))),
         agent=agent,
     )
 

@@ -45,6 +45,8 @@ class Action(StrEnum):
     """Write Abort, unless something else is decided already."""
     SETTLE = "Settle"
     """Ask the agents that have not settled to look at the registers now."""
+    RETURN = "Return"
+    """Write Returned for a target node that an admin has declared out of service."""
     DELETE_TARGET = "DeleteTarget"
     DELETE_SOURCE = "DeleteSource"
     FORGET = "Forget"

@@ -69,12 +69,21 @@ def machines(w: World) -> Edges:
         down = blank_source(w)._replace(s_up=False, s_old_boot=w.s_state != "", container="dead", excused=True)
         yield "the source node is rebooted", down
     if w.target_pod == "scheduled":
-        ran = bool(w.runs)
-        down = blank_target(w)._replace(t_up=False, t_old_boot=w.t_state != "", linked=False)
-        down = down._replace(create="", tree="", orphan="", runs="", excused=w.excused or ran)
-        yield "the target node is rebooted", down
+        yield "the target node is rebooted", _target_down(w)
     if w.runs:
         yield "the target container dies", w._replace(runs="", excused=True)
+
+
+def _target_down(w: World) -> World:
+    """What ran there has lost its memory."""
+    down = blank_target(w)._replace(t_up=False, t_old_boot=w.t_state != "", linked=False)
+    return down._replace(create="", tree="", orphan="", runs="", excused=w.excused or bool(w.runs))
+
+
+def wrecks(w: World) -> Edges:
+    """The target's machine goes off, for long."""
+    if w.target_pod == "scheduled" and not w.t_power:
+        yield "the target node is switched off", _target_down(w)._replace(t_power="off", t_silent=True)
 
 
 def networks(w: World) -> Edges:
@@ -86,4 +95,4 @@ def networks(w: World) -> Edges:
         yield "the API server is away", w._replace(operator_api=False, source_api=False, target_api=False)
 
 
-ALL: tuple[Faults, ...] = (people, processes, machines, networks)
+ALL: tuple[Faults, ...] = (people, processes, machines, wrecks, networks)

@@ -14,7 +14,8 @@ def broken(before: World, after: World) -> str:
         return "I1: source and target can run at once"
     if after.runs == "restored" and after.ticket != "resuming":
         return "I3: the target runs without the ticket"
-    if after.t_state in {"Destroyed", "Returned"} and after.ticket in {"pending", "resuming"}:
+    promised = after.t_state in {"Destroyed", "Returned"} and not (after.outcome == "Returned" and not after.runs)
+    if promised and after.ticket in {"pending", "resuming"}:
         return "the target promised never to resume, and its ticket is not destroyed"
     return _registers(before, after) or _pods(before, after) or _ending(before, after)
 

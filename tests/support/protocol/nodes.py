@@ -18,6 +18,9 @@ def source_node(w: World, rules: Rules) -> Edges:
 
 def target_node(w: World, rules: Rules) -> Edges:
     """The kubelet creates, again and again; the pod's end takes everything along."""
+    if w.t_power:
+        yield from _power(w)
+        return
     if w.target_pod == "deleting":
         yield "the target pod is gone", w._replace(target_pod="", create="", tree="", orphan="", runs="", linked=False)
     if not w.target_pod and w.ticket != "none" and (not w.t_state or w.t_settled):
@@ -31,6 +34,21 @@ def target_node(w: World, rules: Rules) -> Edges:
     elif w.create == "done":
         yield "the interposer returns: the container runs", w._replace(create="", linked=False)
     yield from _orphan(w, rules)
+
+
+def _power(w: World) -> Edges:
+    """The machine is off. With the taint Kubernetes gives its pods up; whoever set it must mean it."""
+    if w.t_power == "off":
+        pod = "deleting" if w.target_pod == "scheduled" else w.target_pod
+        ended = bool(w.outcome)  # a pod of that node like any other
+        declared = w._replace(t_power="declared", target_pod=pod, meddled=w.meddled or ended)
+        yield "an admin declares the target node out of service", declared
+    elif w.target_pod == "deleting":
+        late = w.ticket == "resuming" and w.outcome != "Returned"  # Resumed was true, and arrives or is read too late
+        yield "the target pod is collected", w._replace(target_pod="", meddled=w.meddled or late)
+    # Whoever takes the word back before it was heard has lost the pod by it.
+    back = w.t_power == "declared" and not w.outcome
+    yield "the target node is switched on", w._replace(t_power="", meddled=w.meddled or back)
 
 
 def _create(w: World, rules: Rules) -> Edges:

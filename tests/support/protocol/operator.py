@@ -12,7 +12,7 @@ from migration_api.wire import Failure, SourceReport, SourceState, TargetReport,
 from migration_operator.observation import AgentView, Observation
 from migration_operator.step import Action
 from support.controller import NOW, SOURCE, TARGET, agent, begun, migration, preflight_facts, source_pod, target_pod
-from support.protocol.api import decide, delete_source, delete_target
+from support.protocol.api import conclude, decide, delete_source, delete_target
 from support.protocol.rules import Rules
 from support.protocol.source import forget_source, put_source, source_settled
 from support.protocol.target import forget_target, put_target, target_report
@@ -39,14 +39,24 @@ def sight(w: World) -> tuple[Any, ...]:
     """What the operator can see of the world, and no more."""
     the_object = (w.decision, w.outcome, w.adopted, w.begun, w.recorded, w.cancelled, w.deleted)
     told = (w.cause, w.lost_noted, w.finished, w.late, w.o_refused)
-    return (*the_object, *told, w.source_pod, w.target_pod, source_view(w), target_view(w), w.s_silent, w.t_silent)
+    return (
+        *the_object,
+        *told,
+        w.source_pod,
+        w.target_pod,
+        source_view(w),
+        target_view(w),
+        w.s_silent,
+        w.t_silent,
+        w.t_power == "declared",
+    )
 
 
 @cache
 def observe(seen: tuple[Any, ...]) -> Observation:
     """Build the real observation."""
     decision, outcome, adopted, has_begun, recorded, cancelled, deleted, cause, lost_noted, finished = seen[:10]
-    late, refused, here, there, source, target, s_silent, t_silent = seen[10:]
+    late, refused, here, there, source, target, s_silent, t_silent, declared = seen[10:]
     status = _status(decision, outcome, has_begun, recorded, cause, lost_noted, finished)
     if late:
         status["timings"] = {"startedAt": LONG_AGO}
@@ -72,7 +82,7 @@ def observe(seen: tuple[Any, ...]) -> Observation:
         source_pod=from_pod,
         target_pod=to_pod,
         source_agent=_source_agent(source, s_silent, why),
-        target_agent=_target_agent(target, t_silent, why) if recorded else None,
+        target_agent=_target_agent(target, t_silent, declared, why) if recorded else None,
         refusal=why if refused else None,
     )
 
@@ -107,9 +117,9 @@ def _source_agent(view: View, silent: bool, why: Failure) -> AgentView:
     )
 
 
-def _target_agent(view: View, silent: bool, why: Failure) -> AgentView:
+def _target_agent(view: View, silent: bool, declared: bool, why: Failure) -> AgentView:
     if view is None:
-        return agent(TARGET, problem="it does not answer", ready=not silent)
+        return agent(TARGET, problem="it does not answer", ready=not silent, out_of_service=declared)
     state, settled, failed = view
     if not state:
         return agent(TARGET)
@@ -186,6 +196,8 @@ def _act(w: World, planned: Plan, rules: Rules) -> World:  # noqa: PLR0911, PLR0
         case Action.PROPOSE_ABORT:
             after = decide(w, "Abort", rules)
             return after._replace(cause=reason) if after is not w and not w.cause else after
+        case Action.RETURN:
+            return conclude(w, "Returned", rules) if w.t_power == "declared" else w
         case Action.DELETE_TARGET:
             return delete_target(w)
         case Action.DELETE_SOURCE:

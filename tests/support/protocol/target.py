@@ -46,7 +46,8 @@ def is_held(w: World) -> bool:
 def is_dead(w: World) -> bool:
     """Nobody is connected, and nobody lives who stands in the journal."""
     recorded = w.create in {"restoring", "done"} or w.tree in WITH_A_HOOK or w.orphan in WITH_A_HOOK
-    return not recorded and not (w.linked and w.create)
+    went_on = w.runs in {"restored", "stray"}
+    return not recorded and not went_on and not (w.linked and w.create)
 
 
 def target_report(w: World) -> str:
@@ -68,16 +69,20 @@ def answer(w: World, rules: Rules) -> tuple[World, str]:
         if w.ticket == "resuming":
             return w, "resumed"
         return w._replace(buried=True, ticket="destroyed" if w.ticket == "pending" else w.ticket), "destroyed"
-    if w.ticket == "resuming" or w.t_state == "Resumed":
+    if w.t_state == "Resumed":
         return w, "resumed"
     if w.t_state in PROMISED:
         return w, "destroyed"
+    if w.ticket == "resuming":
+        return w, "resumed" if w.t_known not in {"unreachable", "returned"} else "undecided"
     asked = w._replace(t_asked=True)
     return (asked, "undecided") if rules.promises_are_kept else (asked, "destroyed")
 
 
 def target(w: World, rules: Rules) -> Edges:
     """Everything that the agent of the target node can do next."""
+    if w.t_power:
+        return
     if not w.t_up:
         up = blank_target(w)._replace(t_up=True, t_silent=False, t_prepared=not w.t_state or w.t_settled)
         yield "target agent starts", up
@@ -187,6 +192,12 @@ def _act(w: World, rules: Rules) -> Edges:  # noqa: C901, PLR0912  # one case fo
         case TargetStep.END_RESUMED | TargetStep.END_RETURNED | TargetStep.END_DESTROYED:
             state = {"end-resumed": "Resumed", "end-returned": "Returned", "end-destroyed": "Destroyed"}[step]
             yield f"target agent journals {state}", idle._replace(t_state=state, t_settled=True, t_entries=False)
+        case TargetStep.GIVE_UP:
+            if w.target_api:
+                ended = delete_target(idle)._replace(create="", tree="", orphan="", runs="", linked=False)
+                yield "target agent ends what went on", ended
+            else:
+                yield "target agent cannot end what went on", idle
         case TargetStep.FORGET:
             yield from _forget(idle)
         case _:

@@ -103,6 +103,8 @@ class World(NamedTuple):
     # --- the target agent: memory
     t_up: bool = True
     t_silent: bool = False
+    t_power: str = ""
+    """The target's machine: `off`, or `declared`: off, and an admin has said so by the taint."""
     t_prepared: bool = True
     t_known: str = "unreachable"
     t_pod: str = "unknown"

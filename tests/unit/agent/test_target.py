@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import signal
+import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from migration_agent.journal import SourceRecord, TargetRecord
 from migration_agent.migrations import Conflict, Migrations
 from migration_agent.peer import Refused
 from migration_agent.ports import PeerState, PeerUnreachable, PodState
-from migration_agent.processes import Processes, ProcessRef
+from migration_agent.processes import Processes, ProcessRef, has_exited
 from migration_agent.source import SourceSide
 from migration_agent.target import TargetSide, TargetTools
 from migration_agent.ticket import Ticket, Tickets, TicketState
@@ -51,6 +53,8 @@ class World:
     clock: FakeClock = field(default_factory=FakeClock)
     peers: FakePeers = field(default_factory=FakePeers)
     tree_lives: bool = False
+    tree: ProcessRef = TREE
+    """With a real process in its place it can be killed."""
 
     def __post_init__(self) -> None:
         self.journal = journal_at(self.root)
@@ -84,7 +88,10 @@ class World:
             peers=self.peers,
             gates=Gates(),
             clock=self.clock,
-            processes=Processes(lambda pid: 1 if self.tree_lives and pid == TREE.pid else None, exited=lambda _: False),
+            processes=Processes(
+                lambda pid: 1 if self.tree_lives and pid == self.tree.pid else None,
+                exited=(lambda _: False) if self.tree is TREE else has_exited,
+            ),
             node="node-b",
         )
         return TargetSide(record, tools, changed=changed, restarted=restarted)
@@ -94,7 +101,7 @@ class World:
 
     def found(self, state: str) -> None:
         """Leave on disk what a crash in this state leaves."""
-        record = TargetRecord(request=target_request().task, boot_id=self.clock.boot, processes=(TREE,))
+        record = TargetRecord(request=target_request().task, boot_id=self.clock.boot, processes=(self.tree,))
         if state != "no-ticket":
             self.tickets.create(TARGET_POD, TICKET)
         if state in {"received", "resuming"}:
@@ -112,6 +119,10 @@ class World:
         """Let the registers say something."""
         if verdict == "commit":
             self.cluster.decide(Decision.COMMIT)
+        if verdict == "returned":
+            self.cluster.decide(Decision.COMMIT)
+            assert self.cluster.migration is not None
+            self.cluster.migration = replace(self.cluster.migration, outcome=Outcome.RETURNED)
         if verdict == "abort":
             self.cluster.decide(Decision.ABORT)
         if verdict == "gone":
@@ -232,6 +243,25 @@ async def test_a_deleted_target_pod_returns_the_container_after_commit(world: Wo
     for _ in range(6):
         await side.round()
     assert world.cluster.writes == ["Commit", "Returned"]
+
+
+async def test_i1_a_node_that_was_out_of_service_ends_what_went_on(world: World) -> None:
+    """The operator wrote Returned for it, by the admin's taint: the source runs."""
+    tree = subprocess.Popen(["sleep", "100"])  # noqa: ASYNC220
+    world.tree, world.tree_lives = ProcessRef(pid=tree.pid, start=1), True
+    world.found("resuming")
+    world.say("returned")
+    side = world.agent()
+    await side.prepare()
+    assert side.word() is PeerState.UNDECIDED, "the register was not read in this life"
+    await side.round()
+    assert world.cluster.deleted == [TARGET_POD]
+    assert tree.wait(timeout=10) == -signal.SIGKILL
+    assert side.word() is PeerState.UNDECIDED
+    for _ in range(2):
+        await side.round()
+    assert side.word() is PeerState.DESTROYED
+    assert side.record.settled
 
 
 async def test_the_word_resumed_is_kept_until_the_source_acknowledges(world: World) -> None:

@@ -91,6 +91,11 @@ RULES: dict[TargetStep, tuple[str, Callable[[TargetObservation], bool]]] = {
         "I1: returned only after the promise is on disk",
         lambda it: it.ticket is DESTROYED and it.dead and it.state is TargetState.DESTROYED,
     ),
+    TargetStep.GIVE_UP: (
+        "what went on is ended only when the source goes on",
+        lambda it: it.ticket is RESUMING_TICKET and it.verdict is Verdict.RETURNED and not it.dead,
+    ),
+    TargetStep.END_RETURNED: ("I1: nothing runs any more", lambda it: it.dead and it.verdict is Verdict.RETURNED),
     TargetStep.DESTROY: ("a used ticket stays", lambda it: it.ticket in UNUSED),
     TargetStep.RETURN_IF_INTACT: ("a used ticket stays", lambda it: it.ticket in UNUSED),
     TargetStep.RETURN_ANYWAY: ("a used ticket stays", lambda it: it.ticket in UNUSED),
@@ -118,10 +123,12 @@ def test_i2_after_commit_the_ticket_is_destroyed_only_with_the_sources_answer() 
 
 
 def test_i1_resuming_on_disk_always_becomes_resumed() -> None:
+    """Unless an admin has declared this node out of service, and the operator has written Returned for it."""
     allowed = {TargetStep.WRITE_RESUMED, TargetStep.END_RESUMED, TargetStep.WAIT}
+    overruled = {TargetStep.GIVE_UP, TargetStep.END_RETURNED}
     for it in unsettled():
         if it.ticket is TicketState.RESUMING:
-            assert next_target_step(it) in allowed, it
+            assert next_target_step(it) in (overruled if it.verdict is Verdict.RETURNED else allowed), it
 
 
 def test_i4_every_end_is_reached_from_a_destroyed_ticket() -> None:

@@ -41,6 +41,7 @@ POLICIES = {
     "container-migration-expiry": {"DELETE containermigrations"},
     "container-migration-nodes": {"UPDATE nodes"},
     "container-migration-secrets": {"CREATE secrets"},
+    "container-migration-out-of-service": {"UPDATE containermigrations", "UPDATE containermigrations/status"},
 }
 """What each policy looks at."""
 
@@ -83,7 +84,9 @@ def test_each_policy_is_bound_everywhere_and_denies(manifests: list[Manifest]) -
     bindings = of_kind(manifests, "ValidatingAdmissionPolicyBinding")
     assert set(bindings) == set(of_kind(manifests, "ValidatingAdmissionPolicy")) == set(POLICIES)
     for name, binding in bindings.items():
-        assert binding["spec"] == {"policyName": name, "validationActions": ["Deny"]}
+        every_node: Manifest = {"paramRef": {"selector": {}, "parameterNotFoundAction": "Deny"}}
+        more: Manifest = every_node if name == "container-migration-out-of-service" else {}
+        assert binding["spec"] == {"policyName": name, "validationActions": ["Deny"], **more}
 
 
 def test_a_policy_looks_at_all_that_it_should(policy: Manifest) -> None:
@@ -131,6 +134,7 @@ def test_policies_know_the_accounts_of_the_release_namespace(render: Render) -> 
         "container-migration-expiry": {operator},
         "container-migration-nodes": {operator},
         "container-migration-secrets": {operator},
+        "container-migration-out-of-service": {operator},
     }
 
 
@@ -141,6 +145,7 @@ def test_agents_speak_for_the_node_in_their_token(manifests: list[Manifest]) -> 
         "container-migration-nodes",
         "container-migration-expiry",
         "container-migration-secrets",
+        "container-migration-out-of-service",
     }
 
 

@@ -108,6 +108,7 @@ def target_agents() -> Iterator[AgentView | None]:
     yield agent(TARGET)
     yield agent(TARGET, problem="timeout")
     yield agent(TARGET, problem="timeout", ready=False)
+    yield agent(TARGET, problem="timeout", ready=False, out_of_service=True)
     yield from (agent(TARGET, target=target_at(state, gate_age_seconds=1.0)) for state in TargetState)
 
 
@@ -134,10 +135,15 @@ def test_over_the_whole_space_a_decision_rules_out_what_contradicts_it() -> None
         if o.outcome is not Outcome.RESUMED:
             assert step.action is not Action.DELETE_SOURCE, where
             assert step.reason is not Reason.SUCCEEDED, where
-        if o.decision is Decision.COMMIT and o.outcome is not Outcome.RETURNED:
+        given_up = o.target_agent is not None and o.target_agent.node.out_of_service and not o.outcome
+        if o.decision is Decision.COMMIT and o.outcome is not Outcome.RETURNED and not given_up:
             assert step.action is not Action.DELETE_TARGET, where
-        if o.decision is Decision.COMMIT and o.outcome is None:
+        if o.decision is Decision.COMMIT and o.outcome is None and not given_up:
             assert step.action is Action.WAIT, where
+        if step.action is Action.RETURN:
+            assert given_up, where
+            assert o.decision is Decision.COMMIT, where
+            assert o.target_pod is None or o.target_pod.deleting, where
         if step.action is Action.CHECKPOINT:
             assert o.target is not None, where
         assert plan(o) == step, "the plan must not remember"
@@ -324,6 +330,32 @@ def test_a_target_node_that_dies_after_the_commit_is_said_and_waited_for() -> No
     assert next_step(status=commit, source=sent, target=away).reason is Reason.AGENT_UNREACHABLE
     step = next_step(status=commit, source=sent, target=dead)
     assert (step.action, step.reason, step.stalled) == (Action.WAIT, Reason.TARGET_LOST_AFTER_COMMIT, True)
+
+
+def test_a_target_node_out_of_service_gives_the_container_back() -> None:
+    """The pod first: a kubelet that comes back starts nothing of a pod that is being deleted."""
+    commit, sent = begun(decision="Commit"), source_at(SourceState.SENT)
+    off = agent(TARGET, problem="timeout", ready=False, out_of_service=True)
+    assert next_step(status=commit, source=sent, target=off).action is Action.DELETE_TARGET
+    step = next_step(status=commit, source=sent, target=off, target_pod=target_pod(**DELETED))
+    assert (step.action, step.reason, step.stalled) == (Action.RETURN, Reason.TARGET_RETURNED, False)
+    assert "is lost and may be done again" in step.message
+    answers = agent(TARGET, target=target_at(TargetState.RESUMING), out_of_service=True)
+    assert next_step(status=commit, source=sent, target=answers).action is Action.WAIT, "it is not off"
+    alive = agent(TARGET, problem="timeout", out_of_service=True)
+    assert next_step(status=commit, source=sent, target=alive).action is Action.WAIT, "it reports"
+    resumed = begun(decision="Commit", target={"outcome": "Resumed"})
+    assert next_step(status=resumed, source=sent, target=off).action is not Action.RETURN
+
+
+def test_a_source_thaws_and_keeps_its_record_for_a_target_out_of_service() -> None:
+    """Else nobody tells the target, when it is back and the object is gone, how it ended."""
+    returned = begun(decision="Commit", target={"outcome": "Returned", "message": "declared"})
+    off = agent(TARGET, problem="timeout", ready=False, out_of_service=True)
+    frozen, thawed = source_at(SourceState.SENT), source_at(SourceState.THAWED)
+    assert next_step(status=returned, source=frozen, target=off, target_pod=None).action is Action.SETTLE
+    end = next_step(status=returned, source=thawed, target=off, target_pod=None)
+    assert (end.action, end.reason) == (Action.FINISH, Reason.ROLLED_BACK)
 
 
 def test_a_dead_target_does_not_keep_the_source_from_going_on() -> None:

@@ -161,7 +161,8 @@ class Reason(Explained):
     TARGET_LOST_AFTER_COMMIT = _explained(
         "TargetLostAfterCommit",
         "The target node stopped answering after the commit. The source stays frozen until that is known not to run.",
-        "Bring the node or its agent back; docs/rescue.md says what to do when it is gone for good.",
+        "Bring the node or its agent back. When the machine is certainly off and stays off, give the node the taint "
+        "`node.kubernetes.io/out-of-service`: the source goes on then (docs/rescue.md, 6).",
     )
 
 
