@@ -10,6 +10,7 @@ import pytest
 
 from support import testbed as testbed_support
 from support.cluster import Kubectl, NotInTimeError, agents, schedulable, wait_for, what_happened, workers
+from support.follower import Follower
 from support.migration import Migrations, leftovers
 
 REPORT = pytest.StashKey[pytest.TestReport]()
@@ -61,6 +62,13 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         if report.failed:
             report.sections.append(("what happened in the cluster", what_happened(Kubectl(), namespaces)))
     return report
+
+
+@pytest.fixture(autouse=True)
+def no_follower_stays() -> Iterator[None]:
+    """A test that fails, or that has seen enough, leaves no process behind that a later one would be blamed for."""
+    yield
+    Follower.end_all()
 
 
 @pytest.fixture(scope="session")

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import threading
+from contextlib import suppress
+from typing import ClassVar
 
 
 class Follower:
     """Collects a container's log as it is written, until the pod is gone."""
+
+    _going: ClassVar[list[Follower]] = []
 
     def __init__(self, pod: str, namespace: str, container: str = "") -> None:
         self.lines: list[str] = []
@@ -15,6 +19,7 @@ class Follower:
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
+        self._going.append(self)
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -22,15 +27,25 @@ class Follower:
 
     def finish(self) -> list[str]:
         """Wait for the end of the log and return it."""
-        try:
+        with suppress(subprocess.TimeoutExpired):
             self._process.wait(30)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._end()
+        return self.lines
+
+    def _end(self) -> None:
+        self._process.kill()
+        self._process.wait()
         self._thread.join(10)
         if self._process.stdout is not None:
             self._process.stdout.close()
-        return self.lines
+        if self in self._going:
+            self._going.remove(self)
+
+    @classmethod
+    def end_all(cls) -> None:
+        """End those that a test did not wait for."""
+        for follower in list(cls._going):
+            follower._end()
 
     def numbers(self) -> list[int]:
         """Wait for the end of the log and return its lines that are numbers."""

@@ -50,10 +50,15 @@ def look() -> Machine:
     )
 
 
+def machines_network() -> tuple[str, ...]:
+    """Return the words before a command that is to run in the machine's own network."""
+    return ("nsenter", f"--net=/proc/{outside()}/ns/net", "--")
+
+
 def on_machine(*command: str) -> str:
     """Run a command in the machine's own network."""
-    enter = ("nsenter", f"--net=/proc/{outside()}/ns/net", "--")
-    return subprocess.run((*enter, *command), capture_output=True, text=True, check=True, timeout=60).stdout
+    words = (*machines_network(), *command)
+    return subprocess.run(words, capture_output=True, text=True, check=True, timeout=60).stdout
 
 
 def outside() -> int:

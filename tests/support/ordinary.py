@@ -18,6 +18,7 @@ from kind.testbed.places import Cluster, cache
 
 from . import registry
 from .cluster import wait_for
+from .machine import machines_network
 
 REGISTRY = "127.0.0.1:5000"
 DOCKER = "tcp://127.0.0.1:2375"
@@ -41,13 +42,15 @@ class Ordinary:
 
     def start(self) -> None:
         """Start all of it, from any state, by a process that then ends: what it starts is nobody's child here."""
-        start = (sys.executable, "-m", "support.ordinary", self.cluster.name)
-        host.run(start, env={"PYTHONPATH": str(Path(__file__).parents[1])})
+        this = (sys.executable, "-m", "support.ordinary")
+        environment = {"PYTHONPATH": str(Path(__file__).parents[1])}
+        host.run([*machines_network(), *this], env=environment)  # the cluster's network, where tests run, leads nowhere
+        host.run([*this, self.cluster.name], env=environment)
 
     def bring(self) -> None:
         self.remove()
         daemon.start(self.cluster, "--host", DOCKER, "--registry-mirror", f"http://{REGISTRY}")
-        tools = debian.unpacked("ordinary", PACKAGES)
+        tools = fetch()
         settings = self.cluster.run / "registry.yaml"
         settings.write_text(SETTINGS.format(folder=self.cluster.state / "registry", address=REGISTRY))
         self.spawn("registry", engine.inside(self.cluster, f"{tools}/usr/bin/docker-registry", "serve", f"{settings}"))
@@ -88,5 +91,13 @@ class Ordinary:
         return engine.inside(self.cluster, "python3", registry.__file__, REGISTRY, name)
 
 
+def fetch() -> Path:
+    """Return the folder with the registry and the way to the internet, from the cache when they are there."""
+    return debian.unpacked("ordinary", PACKAGES)
+
+
 if __name__ == "__main__":
-    Ordinary(Cluster(sys.argv[1])).bring()
+    if names := sys.argv[1:]:
+        Ordinary(Cluster(names[0])).bring()
+    else:
+        fetch()
