@@ -237,15 +237,17 @@ class TargetSide(Side):
 
     async def admitted_done(self, entries: tuple[ManifestEntry, ...] | None, error: str | None, *, again: bool) -> None:
         """Take the end of the transfer; what is not complete is kept only when the rest may still come."""
-        if entries is None:
-            log.warning("migration %s: the checkpoint did not arrive: %s", self.ref.uid, error)
-            if not again:
-                await asyncio.to_thread(self.tools.journal.wipe_images, self.ref.uid)
-        else:
-            await reach(Failpoint.TARGET_RECEIVED)
-            await self.save(entries=entries, received_at=now())
-        self.intake.receiving = False
-        self.poke()
+        try:
+            if entries is None:
+                log.warning("migration %s: the checkpoint did not arrive: %s", self.ref.uid, error)
+                if not again:
+                    await asyncio.to_thread(self.tools.journal.wipe_images, self.ref.uid)
+            else:
+                await reach(Failpoint.TARGET_RECEIVED)
+                await self.save(entries=entries, received_at=now())
+        finally:  # also when it cannot be journalled: the source sends again, or gives up
+            self.intake.receiving = False
+            self.poke()
 
     def report(self) -> TargetReport:
         """Return the target side as it is now."""
