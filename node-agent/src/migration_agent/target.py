@@ -197,6 +197,7 @@ class TargetSide(Side):
         """Journal the processes of the held tree before anything is built on it."""
         await reach(Failpoint.TARGET_HELD)
         await self._remember((hook.gate.link.process, hook.link.process, hook.init))
+        hook.journalled = True
         if self.record.held_at is None and self._restores.lineup().held:
             await self.save(held_at=now())
         await hook.counted()
