@@ -20,6 +20,8 @@ from support.migration import LEFTOVERS, pod
 HERE = Path(__file__).parent
 COMPONENT = "app.kubernetes.io/component"
 OPERATOR = "container-migration-operator"
+AT_ONCE = "8"
+"""As many migrations as that run at the same time in a storm."""
 AGENT_POINTS = "/run/container-migration/failpoints"
 RUNC = "runc --root /run/containerd/runc/k8s.io"
 
@@ -158,6 +160,13 @@ class Lab:
             operators = "/var/lib/kubelet/pods/*/volumes/kubernetes.io~empty-dir/failpoints"
             self.sh(node, f"rm -rf {AGENT_POINTS}; rm -f {operators}/* {operators}/.[a-z]*")
 
+    def clear(self) -> None:
+        """Remove all that was made here."""
+        for kind in ("cmig", "pods"):  # the pods when nothing moves any more
+            here = ("-n", self.namespace, "--grace-period=1", "--timeout=60s")
+            self.kubectl("delete", kind, "--all", *here, check=False, timeout=90)
+        self.kubectl("delete", "namespace", self.namespace, "--wait=false")
+
     # What is seen
 
     def seen(self, counter: str) -> dict[str, Any]:
@@ -197,13 +206,12 @@ def laboratory(kubectl: Kubectl) -> Generator[Lab]:
     lab = Lab(kubectl, f"chaos-{secrets.token_hex(3)}", (first, second))
     kubectl("create", "namespace", lab.namespace)
     try:
-        _prepare(lab)
-        yield lab
+        with _operator_points(kubectl):
+            _prepare(lab)
+            yield lab
+            lab.disarm()
     finally:
-        lab.disarm()
-        _operator_points(kubectl, on=False)
-        kubectl("delete", "cmig,pods", "--all", "-n", lab.namespace, "--grace-period=1", check=False, timeout=120)
-        kubectl("delete", "namespace", lab.namespace, "--wait=false")
+        lab.clear()
 
 
 def _prepare(lab: Lab) -> None:
@@ -216,7 +224,6 @@ def _prepare(lab: Lab) -> None:
         lab.shells[node] = shell["metadata"]["name"]
     made.append(pod("witness", lab.namespace, list(_program("witness.py")), _third(kubectl, lab.nodes)))
     kubectl.apply(*made)
-    _operator_points(kubectl, on=True)
     names = [f"pod/{it['metadata']['name']}" for it in made]
     kubectl("wait", *names, "-n", lab.namespace, "--for=condition=Ready", "--timeout=60s", timeout=70)
     lab.witness = (kubectl.get("pod", "witness", lab.namespace) or {})["status"]["podIP"]
@@ -224,16 +231,32 @@ def _prepare(lab: Lab) -> None:
     lab.heal()
 
 
-def _operator_points(kubectl: Kubectl, *, on: bool) -> None:
-    """Give the operator a directory for failpoints, or take it away; both need the rights of a cluster admin."""
-    gone: dict[str, Any] = {} if on else {"$patch": "delete"}
-    container: dict[str, Any] = {
-        "name": "operator",
-        "env": [{"name": "FAILPOINTS", **({"value": "/failpoints"} if on else gone)}],
-        "volumeMounts": [{"mountPath": "/failpoints", **({"name": "failpoints"} if on else gone)}],
+@contextmanager
+def _operator_points(kubectl: Kubectl) -> Generator[None]:
+    """Give the operator a directory for failpoints and room for many at once; that takes the rights of an admin."""
+    spec = (kubectl.get("deployment", OPERATOR, SYSTEM) or {})["spec"]["template"]["spec"]
+    container = spec["containers"][0]
+    more: dict[str, list[dict[str, Any]]] = {
+        "/containers/0/env": [
+            {"name": "FAILPOINTS", "value": "/failpoints"},
+            {"name": "PARALLEL_MIGRATIONS_PER_CLUSTER", "value": AT_ONCE},
+            {"name": "PARALLEL_MIGRATIONS_PER_NODE", "value": AT_ONCE},
+        ],
+        "/containers/0/volumeMounts": [{"name": "failpoints", "mountPath": "/failpoints"}],
+        "/volumes": [{"name": "failpoints", "emptyDir": {}}],
     }
-    empty: dict[str, Any] = {"emptyDir": {}}
-    volume: dict[str, Any] = {"name": "failpoints", **(empty if on else gone)}
-    patch: dict[str, Any] = {"spec": {"template": {"spec": {"containers": [container], "volumes": [volume]}}}}
-    kubectl("patch", "deployment", OPERATOR, "-n", SYSTEM, "-p", json.dumps(patch))
+    lists = (container["env"], container["volumeMounts"], spec["volumes"])
+    before = dict(zip(more, lists, strict=True))
+    names = {it["name"] for added in more.values() for it in added}
+    wanted = {path: [it for it in before[path] if it["name"] not in names] + more[path] for path in more}
+    _replace(kubectl, wanted)
+    try:
+        yield
+    finally:
+        _replace(kubectl, before)
+
+
+def _replace(kubectl: Kubectl, lists: dict[str, list[dict[str, Any]]]) -> None:
+    patch = [{"op": "replace", "path": f"/spec/template/spec{path}", "value": value} for path, value in lists.items()]
+    kubectl("patch", "deployment", OPERATOR, "-n", SYSTEM, "--type=json", "-p", json.dumps(patch))
     kubectl("rollout", "status", f"deployment/{OPERATOR}", "-n", SYSTEM, "--timeout=120s", timeout=130)

@@ -28,6 +28,7 @@ class Failpoint(StrEnum):
 
     OPERATOR_WAIT = "operator.Wait"
     OPERATOR_LET_GO = "operator.LetGo"
+    OPERATOR_QUEUE = "operator.Queue"
     OPERATOR_ADOPT = "operator.Adopt"
     OPERATOR_BEGIN = "operator.Begin"
     OPERATOR_CREATE_TARGET = "operator.CreateTarget"
