@@ -31,10 +31,10 @@ class Scene:
     source: str
     target: str
 
-    def delete(self, kind: str, name: str, *how: str) -> None:
+    def delete(self, kind: str, name: str) -> None:
         """Delete an object, and do not wait for it."""
         where = ("-n", self.lab.namespace, "--ignore-not-found", "--wait=false")
-        self.lab.kubectl("delete", kind, name, *where, *how)
+        self.lab.kubectl("delete", kind, name, *where)
 
     def patch(self, patch: str) -> None:
         """Change the migration; nothing when it is gone."""
@@ -57,7 +57,7 @@ def _interposer(scene: Scene) -> None:
 
 def _target_pod(scene: Scene) -> None:
     if name := scene.workload.target_pod():
-        scene.delete("pod", name, "--force", "--grace-period=0")
+        scene.delete("pod", name)
 
 
 def _forced(scene: Scene) -> None:

@@ -45,7 +45,7 @@ class Way(StrEnum):
     BACK = "back"
     """The dump fails: Abort."""
     RETURNED = "returned"
-    """The target pod is deleted after Commit."""
+    """After Commit the restored tree is lost, and the target pod deleted."""
     GONE = "gone"
     """The object is removed by force while the source is frozen."""
 
@@ -132,6 +132,7 @@ FOR_VICTIMS = (
 """Where the accidents of others are tried: one place in each stretch between two decisions."""
 
 _NEEDS_CRIU = frozenset({Failpoint.SOURCE_DUMPING, "hook.recorded", "hook.resuming"})
+_COMMITTED = frozenset({Failpoint.TARGET_COMMITTED, "hook.resuming", Failpoint.SOURCE_RELEASED})
 
 
 def matrix() -> Iterator[Cell]:
@@ -141,8 +142,11 @@ def matrix() -> Iterator[Cell]:
             yield Cell(point, accident)
     for point in FOR_VICTIMS:
         for victim in VICTIMS:
-            if victim not in {Accident.CRIU, Accident.INTERPOSER} or point in _NEEDS_CRIU:
-                yield Cell(point, victim)
+            if victim in {Accident.CRIU, Accident.INTERPOSER} and point not in _NEEDS_CRIU:
+                continue
+            if victim is Accident.TARGET_POD and point in _COMMITTED:
+                continue  # that would be the moved container itself
+            yield Cell(point, victim)
 
 
 PAIRWISE = (
@@ -159,7 +163,8 @@ PAIRWISE = (
     Cell("hook.released", Accident.INTERPOSER),
     Cell(Failpoint.TARGET_HELD, Accident.CANCEL),
     Cell(Failpoint.TARGET_COMMITTED, Accident.DIES),
-    Cell(Failpoint.TARGET_COMMITTED, Accident.TARGET_POD),
+    Cell(Failpoint.SOURCE_SENT, Accident.TARGET_POD),
+    Cell(Failpoint.TARGET_WRITE_RETURNED, Accident.DIES),
     Cell("hook.resuming", Accident.TARGET_KUBELET),
     Cell(Failpoint.SOURCE_RELEASED, Accident.OPERATOR),
     Cell(Failpoint.OPERATOR_LET_GO_OF_THE_END, Accident.DIES),

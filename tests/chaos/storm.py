@@ -24,16 +24,14 @@ _ACCIDENTS = {
     Accident.OPERATOR: 4,
     Accident.SOURCE_AGENT: 4,
     Accident.TARGET_AGENT: 4,
-    Accident.CRIU: 2,
     Accident.INTERPOSER: 2,
-    Accident.TARGET_POD: 2,
     Accident.CANCEL: 2,
     Accident.SOURCE_KUBELET: 1,
     Accident.TARGET_KUBELET: 1,
     Accident.SOURCE_CONTAINERD: 1,
     Accident.TARGET_CONTAINERD: 1,
 }
-"""By weight. None that takes the source or the object away: then there is nothing to move on."""
+"""By weight. None that takes away what is moved: the pods, the object, or the tasks that CRIU's code is in."""
 _DEEDS = ("kill", "kill", "kill", "fail", "fail", "delay")
 
 

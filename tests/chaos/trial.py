@@ -71,7 +71,7 @@ class Trial:
         outcome.reached = True
         began = time.monotonic()
         if cell.accident not in AT_THE_POINT:
-            self._befall(cell.accident, move, source, target)
+            befall(cell.accident, Scene(lab, workload, move, source, target))
             lab.release(spot, cell.point)
         end = workload.end(move)
         outcome.reason, outcome.message = end.reason or "(object gone)", end.message
@@ -96,20 +96,20 @@ class Trial:
                 lab.arm(lab_spot(lab, source), Failpoint.SOURCE_DUMPED, "fail")
                 self.workload.apply(move)
             case Way.RETURNED:
-                self._held_at(Failpoint.TARGET_COMMITTED, target, move, Accident.TARGET_POD, source)
+                scene = Scene(lab, self.workload, move, source, target)
+                self._held_at("hook.released", scene, target, Accident.TARGET_POD, Accident.INTERPOSER)
             case Way.GONE:
-                self._held_at(Failpoint.SOURCE_PAUSED, source, move, Accident.FORCED, source)
+                scene = Scene(lab, self.workload, move, source, target)
+                self._held_at(Failpoint.SOURCE_PAUSED, scene, source, Accident.FORCED)
 
-    def _held_at(self, point: Failpoint, node: str, move: str, accident: Accident, source: str) -> None:
+    def _held_at(self, point: str, scene: Scene, node: str, *accidents: Accident) -> None:
         lab, spot = self.lab, lab_spot(self.lab, node)
         lab.arm(spot, point, "hang")
-        self.workload.apply(move)
+        self.workload.apply(scene.move)
         wait_for(f"{point} is reached", lambda: lab.hit(spot, point), seconds=REACH_SECONDS)
-        self._befall(accident, move, source, lab.other(source))
+        for accident in accidents:
+            befall(accident, scene)
         lab.release(spot, point)
-
-    def _befall(self, accident: Accident, move: str, source: str, target: str) -> None:
-        befall(accident, Scene(self.lab, self.workload, move, source, target))
 
 
 def lab_spot(lab: Lab, node: str) -> Spot:

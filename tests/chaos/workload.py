@@ -52,16 +52,9 @@ class Workload:
         """Ask for a migration to the other node."""
         seen = self.lab.seen(self.name)
         self.faults = (len(seen["doubled"]), len(seen["lost"]))
-        manifest = migration(
-            move,
-            self.lab.namespace,
-            self.pod,
-            target={"nodeName": self.lab.other(self.node)},
-            freezeBudgetSeconds=FREEZE_BUDGET,
-            deadlineSeconds=DEADLINE,
-            **spec,
-        )
-        self.lab.kubectl.apply(manifest)
+        usual = {"target": {"nodeName": self.lab.other(self.node)}, "deadlineSeconds": DEADLINE}
+        every = {"freezeBudgetSeconds": FREEZE_BUDGET, **usual, **spec}
+        self.lab.kubectl.apply(migration(move, self.lab.namespace, self.pod, **every))
         self._uid = (self.get(move) or {"metadata": {"uid": ""}})["metadata"]["uid"]
 
     def get(self, move: str) -> Manifest | None:
