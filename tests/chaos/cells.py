@@ -75,6 +75,7 @@ WAYS: dict[str, Way] = {
 ELSEWHERE = {
     Failpoint.OPERATOR_PROPOSE_ABORT: "the source's agent is faster, except when somebody cancels",
     Failpoint.OPERATOR_LET_GO: "a finished migration with a finalizer: somebody else must have added it",
+    Failpoint.OPERATOR_RETURN: "a target node that is out of service",
     Failpoint.SOURCE_SEND: "the source's agent died after the dump: reached by killing it at source.sent",
     Failpoint.SOURCE_WITHDRAW: "cancelled between the request and the freeze",
     Failpoint.SOURCE_LOSE: "the source died while frozen: test_rollback.py",
@@ -82,6 +83,7 @@ ELSEWHERE = {
     Failpoint.SOURCE_PAY_ABORT: "thawed by promise while the API server was away",
     Failpoint.SOURCE_CLEAR_ABORT: "thawed by promise while the API server was away",
     Failpoint.TARGET_MAKE_TICKET: "the target's agent died between its journal and the ticket",
+    Failpoint.TARGET_GIVE_UP: "a target node that was declared out of service and came back",
     Failpoint.TARGET_OPEN: "the late gate: test_late_gate.py",
     Failpoint.TARGET_REFUSE: "a gate after a failure",
     Failpoint.TARGET_LOSE: "several containers: test_several.py",
