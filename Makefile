@@ -110,6 +110,18 @@ e2e: $(SYNCED) cluster-up deploy e2e-only ## end-to-end tests, from nothing
 e2e-only: $(SYNCED) ## end-to-end tests on the cluster as it is
 	$(TESTBED) exec -- $(BIN)/pytest tests/e2e --timeout 600 $(PYTEST_ARGS)
 
+CHAOS = PYTHONPATH=tests $(TESTBED) exec -- $(BIN)/python -m chaos
+N ?= 200
+JOBS ?= 4
+
+.PHONY: chaos
+chaos: $(SYNCED) ## N migrations (200), JOBS at a time (4), to each of which something random happens; SEED=… repeats one
+	$(CHAOS) storm --number $(N) --jobs $(JOBS) --seed "$(SEED)"
+
+.PHONY: chaos-matrix
+chaos-matrix: $(SYNCED) ## every failpoint and accident, one after another (about 40 minutes); writes docs/chaos.md
+	$(CHAOS) matrix --write
+
 .PHONY: demo
 demo: $(SYNCED) cluster-up deploy ## the main job, from nothing: a redis moves to another node while a client writes to it
 	PYTHONPATH=tests $(TESTBED) exec -- $(BIN)/python -m demo

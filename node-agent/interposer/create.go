@@ -50,6 +50,9 @@ func (c *creation) decide() error {
 		if err := markPod(c.cfg, c.id.podUID); err != nil {
 			return fmt.Errorf("cannot record on disk that this pod is a migration's target (%w), so its sandbox is not started; check the node's disk", err)
 		}
+		if err := reach(c.cfg, atSandbox); err != nil {
+			return err
+		}
 		return errTransparent
 	}
 	return c.decideContainer()
@@ -99,6 +102,9 @@ func (c *creation) decideContainer() error {
 	defer runtime.KeepAlive(lock)
 	if err := killRecordedTree(c.dir, c.id.container); err != nil {
 		return fmt.Errorf("cannot make sure that an earlier restored copy of container %s is dead: %w", c.id.container, err)
+	}
+	if err := reach(c.cfg, atClaimed); err != nil {
+		return err
 	}
 	return c.gate()
 }

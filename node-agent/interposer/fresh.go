@@ -159,6 +159,7 @@ func (s *freshStart) wait(deadline int64) error {
 			return errors.New("it is gone")
 		}
 		if conn == nil {
+			_ = reach(s.cfg, atStart)
 			conn = s.announce()
 		}
 		if conn == nil {

@@ -159,6 +159,9 @@ func (h *hook) postRestore() error {
 	if err := writeTree(h.file.TicketDir, h.file.Container, h.file.ContainerID, h.initPID); err != nil {
 		return fmt.Errorf("cannot record the restored tree: %w", err)
 	}
+	if err := reach(h.cfg, atRecorded); err != nil {
+		return err
+	}
 	conn, err := h.dial()
 	if err != nil {
 		return err
@@ -173,6 +176,9 @@ func (h *hook) postRestore() error {
 	}
 	if answer.Action != "resume" {
 		return fmt.Errorf("the node agent said %q: %s", shorten(answer.Action, 80), shorten(answer.Message, 1000))
+	}
+	if err := reach(h.cfg, atReleased); err != nil {
+		return err
 	}
 	return h.check()
 }
@@ -204,6 +210,9 @@ func (h *hook) preResume() error {
 
 // decide renames the ticket.
 func (h *hook) decide() error {
+	if err := reach(h.cfg, atDeciding); err != nil {
+		return err
+	}
 	renamed, err := startResuming(h.file.TicketDir)
 	if !renamed {
 		return fmt.Errorf("the ticket cannot become resuming: %w", err)
@@ -213,6 +222,7 @@ func (h *hook) decide() error {
 		// resumed; it syncs the directory itself before it writes the outcome.
 		h.log("pre-resume", fmt.Errorf("resuming, but not synced: %w", err))
 	}
+	_ = reach(h.cfg, atResuming) // decided: nothing may fail any more
 	return nil
 }
 
@@ -224,6 +234,9 @@ func (h *hook) postDump() error {
 		return err
 	}
 	defer conn.close()
+	if err := reach(h.cfg, atPostDump); err != nil {
+		return err
+	}
 	if err := conn.send(h.request("post-dump")); err != nil {
 		return err
 	}
@@ -234,7 +247,7 @@ func (h *hook) postDump() error {
 	if answer.Action != "done" {
 		return fmt.Errorf("the node agent said %q: %s", shorten(answer.Action, 80), shorten(answer.Message, 1000))
 	}
-	return nil
+	return reach(h.cfg, atCopied)
 }
 
 func (h *hook) request(action string) hookRequest {

@@ -51,6 +51,7 @@ func (c *creation) leaveKeeper() error {
 			err = ours.send(keeperLine{Go: true})
 		}
 		if err == nil {
+			_ = reach(c.cfg, atEarlyReturn) // what has been said to the keeper stands
 			return nil
 		}
 	}
@@ -156,6 +157,7 @@ func (k *keeper) announce(conn *agentConn) {
 		return // the hook knows by itself when the agent is gone; its restore then fails and says so
 	}
 	var answer keeperLine
+	_ = reach(k.cfg, atKept)
 	err := k.parent.send(keeperLine{Held: held.InitPID})
 	if err == nil {
 		err = k.parent.receive(&answer, k.deadline, []int{k.shim})

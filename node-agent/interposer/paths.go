@@ -48,6 +48,7 @@ func (c *Config) socket() string                 { return filepath.Join(c.RunDir
 func (c *Config) images() string                 { return filepath.Join(c.RunDir, "images") }
 func (c *Config) criuConf(id string) string      { return filepath.Join(c.RunDir, "criu", id+".conf") }
 func (c *Config) restored(id string) string      { return filepath.Join(c.RunDir, "restored", id) }
+func (c *Config) failpoint(name string) string   { return filepath.Join(c.RunDir, "failpoints", name) }
 func (c *Config) fresh(id string) string         { return filepath.Join(c.RunDir, "fresh", id) }
 
 // pattern is a regular expression that is compiled when it is used: most calls of this binary use none, and are counted

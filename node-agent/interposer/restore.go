@@ -29,12 +29,16 @@ type gateEvent struct {
 
 // run returns nil when the restored container runs. Whatever else it returns, no tree of this restore is alive.
 func (r *restore) run() error {
-	err := r.prepare()
+	err := reach(r.cfg, atTold)
+	if err == nil {
+		err = r.prepare()
+	}
 	if err == nil {
 		err = r.restore()
 	}
 	if err == nil {
 		// Best effort from here on: the ticket on disk has decided, not this connection.
+		_ = reach(r.cfg, atRestored)
 		_ = r.conn.send(gateEvent{Event: "restored"})
 		return nil
 	}
@@ -65,6 +69,9 @@ func (r *restore) prepare() error {
 	}
 	if err := r.writeFiles(); err != nil {
 		return fmt.Errorf("the restore of container %s cannot be prepared: %w", r.id.container, err)
+	}
+	if err := reach(r.cfg, atPrepared); err != nil {
+		return err
 	}
 	if boottime() >= r.deadline {
 		return fmt.Errorf("the restore of container %s could not begin in time; the kubelet tries again", r.id.container)

@@ -41,6 +41,7 @@ class Listener:
         self.arrivals.append(gate)
 
     async def held(self, hook: Hook) -> None:
+        hook.journalled = True
         self.hooks.append(hook)
 
     async def reported(self, gate: Gate, event: GateEvent) -> None:

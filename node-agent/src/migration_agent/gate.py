@@ -107,6 +107,8 @@ class Hook:
     gate: Gate
     link: Link
     init: ProcessRef
+    journalled: bool = False
+    """Its processes are in the journal: only now it counts as held."""
     resume_sent: bool = False
 
     @property
@@ -210,7 +212,7 @@ class Gates:
         gate, hook = self.gate(pod_uid, container), self.hook(pod_uid, container)
         if gate is None or gate.kept:
             return Place.ABSENT
-        if hook is not None:
+        if hook is not None and hook.journalled:
             return Place.HELD
         if gate.released:
             return Place.RELEASED

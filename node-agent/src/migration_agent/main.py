@@ -46,6 +46,7 @@ from migration_agent.ticket import Tickets
 from migration_agent.transport.bandwidth import Bandwidth
 from migration_agent.trust import Identity, Peer, Trust
 from migration_agent.vault import Vault
+from migration_api import failpoints
 from migration_api.node import NodeFacts
 
 log = logging.getLogger(__name__)
@@ -134,6 +135,7 @@ async def serve(settings: Settings) -> None:
         loop.add_signal_handler(number, stopped.set)
     host, layout = Host(), Layout()
     await asyncio.to_thread(layout.prepare)
+    failpoints.look_in(layout.failpoints)
     install_problem = await asyncio.to_thread(_install, host)
 
     def certificate() -> str:

@@ -80,7 +80,6 @@ class Migrations:
         """Read the journal and take every migration up where it was."""
         starts = await asyncio.to_thread(self._journal.next_start)
         self._revision = starts * _REVISIONS_PER_START
-        await asyncio.to_thread(self._journal.drop_stale_claims)
         for uid in await asyncio.to_thread(self._journal.migrations):
             try:
                 source = await asyncio.to_thread(self._journal.source, uid)
@@ -93,9 +92,7 @@ class Migrations:
                 self._start_source(source, restarted=True)
             if target is not None:
                 self._start_target(target, restarted=True)
-            if source is None and target is None:
-                await asyncio.to_thread(self._journal.forget, uid)
-        await asyncio.to_thread(self._vault.sweep, self._entries.keys() | self._damaged)
+        await self._sweep()
 
     async def stop(self) -> None:
         """Stop all loops; whatever is frozen or held stays so."""
@@ -213,12 +210,13 @@ class Migrations:
         return await asyncio.to_thread(self._journal.holder, pod_uid)
 
     async def housekeeping(self) -> None:
-        """Remove what nobody needs any more: forgotten migrations, tickets of pods that are gone."""
+        """Remove what nobody needs any more: forgotten migrations, what never began, tickets of pods that are gone."""
         async with self._lock:
             for uid, entry in list(self._entries.items()):
                 if entry.sides and all(side.forgotten for side in entry.sides):
                     log.info("migration %s is gone and settled: forgotten", uid)
                     await self._remove(uid, entry)
+            await self._sweep()
             targets = [entry.target.record for entry in self._entries.values() if entry.target is not None]
             keep = {record.request.pod_uid for record in targets if not record.settled}
             if not self._damaged:
@@ -325,6 +323,18 @@ class Migrations:
                 return PeerState.RESUMED
         await asyncio.to_thread(self._journal.bury, uid)
         return PeerState.DESTROYED
+
+    async def _sweep(self) -> None:
+        """Remove what a crash or a full disk left of migrations that never quite began, or had ended.
+
+        Whoever calls it keeps requests away: one that is under way is unknown for a moment.
+        """
+        known = self._entries.keys() | self._damaged
+        for uid in await asyncio.to_thread(self._journal.migrations):
+            if uid not in known:
+                await asyncio.to_thread(self._journal.forget, uid)
+        await asyncio.to_thread(self._journal.drop_stale_claims)
+        await asyncio.to_thread(self._vault.sweep, known)
 
     async def _remove(self, uid: str, entry: _Entry) -> None:
         del self._entries[uid]

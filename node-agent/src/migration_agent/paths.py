@@ -97,6 +97,11 @@ class Layout:
     def socket(self) -> Path:
         return self.run / "agent.sock"
 
+    @property
+    def failpoints(self) -> Path:
+        """Only tests make it: see `migration_api.failpoints`."""
+        return self.run / "failpoints"
+
     def migration(self, uid: str) -> Path:
         return self.migrations / checked_uid(uid)
 

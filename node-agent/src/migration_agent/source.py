@@ -19,6 +19,7 @@ from migration_agent.source_plan import SourceObservation, SourceStep, abort_rea
 from migration_agent.vault import Vault
 from migration_api.base import now
 from migration_api.conditions import Reason
+from migration_api.failpoints import Failpoint, reach
 from migration_api.migration import Decision
 from migration_api.wire import Failure, SourceReport, SourceState
 
@@ -202,6 +203,7 @@ class SourceSide(Side):
             SourceStep.ACKNOWLEDGE: self._acknowledge,
         }
         if step is not SourceStep.WAIT:
+            await reach(Failpoint(f"source.{step}"))
             await acts[step](it)
 
     async def _begin(self, work: Callable[[], Awaitable[None]]) -> None:
@@ -257,7 +259,9 @@ class SourceSide(Side):
         await self._stop_copy()
         if by_promise and not self.record.promised:
             await self.save(promised=True)
+            await reach(Failpoint.SOURCE_PROMISED)
         await asyncio.to_thread(self.tools.freezer.thaw, self.record.containers)
+        await reach(Failpoint.SOURCE_THAWED)
         await self._end(SourceState.THAWED, thawed_at=now(), owes_abort=by_promise and it.verdict is not Verdict.GONE)
 
     async def _withdraw(self, _: SourceObservation) -> None:
@@ -277,11 +281,13 @@ class SourceSide(Side):
         if by_word and not self.record.word:
             await self.save(word=True)
         await asyncio.to_thread(self.tools.freezer.release, self.record.containers)
+        await reach(Failpoint.SOURCE_RELEASED)
         await self._end(SourceState.RELEASED)
 
     async def _end(self, state: SourceState, **changes: Any) -> None:
         await asyncio.to_thread(self.tools.journal.wipe_images, self.ref.uid)
         await asyncio.to_thread(self.tools.vault.wipe, self.ref.uid)
+        await reach(Failpoint.SOURCE_WIPED)
         await self.save(state=state, **changes)
         if state is not SourceState.RELEASED:
             await asyncio.to_thread(self.tools.journal.release_claim, self.record.request.pod_uid, self.ref.uid)

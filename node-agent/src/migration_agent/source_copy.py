@@ -17,6 +17,7 @@ from migration_agent.transport.chunks import FormatError
 from migration_agent.transport.manifest import checkpoint_bytes
 from migration_api.base import now
 from migration_api.conditions import Reason
+from migration_api.failpoints import Failpoint, reach, reach_in_thread
 from migration_api.wire import Connections, SourceState
 
 if TYPE_CHECKING:
@@ -95,12 +96,17 @@ class SourceCopy:
             raise GivenUp
         self._go_on()
         await side.save(state=SourceState.FENCED, containers=containers, boot_id=boot_id)
+        await reach(Failpoint.SOURCE_FENCING)
         await asyncio.to_thread(side.tools.freezer.fence)
+        await reach(Failpoint.SOURCE_FENCED)
         self._go_on()
         await side.save(state=SourceState.FROZEN, frozen_at_ns=side.tools.clock.boottime_ns(), frozen_at=now())
+        await reach(Failpoint.SOURCE_FREEZING)
         await asyncio.to_thread(side.tools.freezer.drop)
+        await reach(Failpoint.SOURCE_DROPPED)
         await asyncio.to_thread(side.tools.freezer.pause, containers)
         self.paused = True
+        await reach(Failpoint.SOURCE_PAUSED)
 
     async def _dump(self) -> None:
         side = self._side
@@ -108,6 +114,7 @@ class SourceCopy:
         directory = layout.shared_image(side.ref.uid)
 
         def copy_shared() -> None:
+            reach_in_thread(Failpoint.SOURCE_DUMPING)
             self._go_on()
             if self._shared is not None:
                 self._connections = side.tools.freezer.copy_shared(self._shared, directory)
@@ -127,6 +134,7 @@ class SourceCopy:
         if not await asyncio.to_thread(side.tools.freezer.frozen, side.record.containers):
             raise RuntimeFailure("a container is not paused any more after its dump")
         self._go_on()
+        await reach(Failpoint.SOURCE_DUMPED)
         total = await asyncio.to_thread(checkpoint_bytes, layout.images(side.ref.uid))
         await side.save(state=SourceState.DUMPED, dumped_at=now(), bytes_total=total, connections=self._connections)
         self._complete.set()
@@ -165,6 +173,7 @@ class SourceCopy:
                 Reason.TRANSFER_FAILED,
                 f"The checkpoint did not reach node {side.record.request.target_node}: {error}",
             ) from error
+        await reach(Failpoint.SOURCE_SENT)
         await side.save(state=SourceState.SENT, sent_at=now())
 
     async def _end_sending(self) -> None:

@@ -26,6 +26,7 @@ from migration_agent.transport.manifest import ManifestEntry, verify
 from migration_agent.vault import Vault
 from migration_api.base import now
 from migration_api.conditions import Reason
+from migration_api.failpoints import Failpoint, reach
 from migration_api.migration import Decision, Outcome
 from migration_api.wire import Failure, TargetReport, TargetState
 
@@ -194,7 +195,9 @@ class TargetSide(Side):
 
     async def held(self, hook: Hook) -> None:
         """Journal the processes of the held tree before anything is built on it."""
+        await reach(Failpoint.TARGET_HELD)
         await self._remember((hook.gate.link.process, hook.link.process, hook.init))
+        hook.journalled = True
         if self.record.held_at is None and self._restores.lineup().held:
             await self.save(held_at=now())
         await hook.counted()
@@ -235,14 +238,17 @@ class TargetSide(Side):
 
     async def admitted_done(self, entries: tuple[ManifestEntry, ...] | None, error: str | None, *, again: bool) -> None:
         """Take the end of the transfer; what is not complete is kept only when the rest may still come."""
-        if entries is None:
-            log.warning("migration %s: the checkpoint did not arrive: %s", self.ref.uid, error)
-            if not again:
-                await asyncio.to_thread(self.tools.journal.wipe_images, self.ref.uid)
-        else:
-            await self.save(entries=entries, received_at=now())
-        self.intake.receiving = False
-        self.poke()
+        try:
+            if entries is None:
+                log.warning("migration %s: the checkpoint did not arrive: %s", self.ref.uid, error)
+                if not again:
+                    await asyncio.to_thread(self.tools.journal.wipe_images, self.ref.uid)
+            else:
+                await reach(Failpoint.TARGET_RECEIVED)
+                await self.save(entries=entries, received_at=now())
+        finally:  # also when it cannot be journalled: the source sends again, or gives up
+            self.intake.receiving = False
+            self.poke()
 
     def report(self) -> TargetReport:
         """Return the target side as it is now."""
@@ -329,6 +335,7 @@ class TargetSide(Side):
             TargetStep.FORGET: self._forget,
         }
         if step is not TargetStep.WAIT:
+            await reach(Failpoint(f"target.{step}"))
             await acts[step]()
 
     async def _make_ticket(self) -> None:
@@ -347,6 +354,7 @@ class TargetSide(Side):
             return
         held = self._restores.held_processes()
         await self.save(processes=(*(p for p in self.record.processes if p in held), gate.link.process))
+        await reach(Failpoint.TARGET_RESTORING)
         await self._restores.restore(gate, restore_options(self.record))
 
     async def _refuse_gate(self) -> None:
@@ -360,6 +368,7 @@ class TargetSide(Side):
         """Propose Commit over the open connection and, when it stands, let the hook go on at once."""
         self.take(await self.tools.registers.propose(self.ref, Decision.COMMIT))
         if self._verdict is Verdict.COMMIT:
+            await reach(Failpoint.TARGET_COMMITTED)
             await self._resume()
         self.poke()
 
@@ -407,7 +416,9 @@ class TargetSide(Side):
     async def _write_resumed(self) -> None:
         if self.record.resumed_at is None:
             await self.save(state=TargetState.RESUMING, resumed_at=now())
-        self.take(await self.tools.registers.write_outcome(self.ref, Outcome.RESUMED))
+        outcome = await self.tools.registers.write_outcome(self.ref, Outcome.RESUMED)
+        await reach(Failpoint.TARGET_RESUMED)
+        self.take(outcome)
         self.poke()
 
     async def _promise(self) -> None:
@@ -432,6 +443,7 @@ class TargetSide(Side):
     async def _end(self, state: TargetState) -> None:
         await asyncio.to_thread(self.tools.journal.wipe_images, self.ref.uid)
         await asyncio.to_thread(self.tools.vault.wipe, self.ref.uid)
+        await reach(Failpoint.TARGET_WIPED)
         resumed_at = self.record.resumed_at or (now() if state is TargetState.RESUMED else None)
         await self.save(state=state, settled=True, resumed_at=resumed_at)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from migration_api.conditions import Reason
+from migration_api.failpoints import Failpoint, reach
 from migration_api.migration import Decision, MigrationStatus, Outcome
 from migration_api.names import FINALIZER
 from migration_api.node import MigrationNode
@@ -82,6 +83,7 @@ async def act(turn: Turn) -> None:
         AgentUnreachable: an agent could not be asked.
         Refused: it will never be done.
     """
+    await reach(Failpoint(f"operator.{turn.step.action}"))
     await _ACTIONS[turn.step.action](turn)
 
 
@@ -290,6 +292,7 @@ async def _forget(turn: Turn) -> None:
     for agent in reversed(_sides(turn.o, settled=True)):
         if not await _ask(turn, turn.agents.forget, agent):
             return
+        await reach(Failpoint.OPERATOR_ONE_FORGOT)
 
 
 def _sides(o: Observation, *, settled: bool) -> list[MigrationNode]:
@@ -326,6 +329,7 @@ async def _finish(turn: Turn) -> None:
     """The finalizer goes first: whoever sees the end in the status sees an object that nobody holds."""
     if turn.o.adopted:
         await _let_go(turn)
+        await reach(Failpoint.OPERATOR_LET_GO_OF_THE_END)
     await _write(turn, guarded=False)
 
 

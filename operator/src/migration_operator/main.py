@@ -1,6 +1,7 @@
 """The operator's process: `container-migration-operator`.
 
-Environment: AGENT_TOKEN_FILE (the token shown to agents), LOG_LEVEL, and what `Rules.from_environment` reads.
+Environment: AGENT_TOKEN_FILE (the token shown to agents), LOG_LEVEL, what `Rules.from_environment` reads, and in tests
+FAILPOINTS (a directory: see `migration_api.failpoints`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import kopf
 
+from migration_api import failpoints
 from migration_operator.agents import Agents
 from migration_operator.handlers import Context, registry_for
 from migration_operator.kube import Kube
@@ -24,6 +26,8 @@ _TOKEN_FILE = "/var/run/secrets/container-migration/token"  # noqa: S105  a path
 
 async def run() -> None:
     """Run until a signal ends it; migrations are left as they are, and the next operator continues them."""
+    if directory := os.environ.get("FAILPOINTS"):
+        failpoints.look_in(Path(directory))
     kube = await Kube.connect()
     agents = Agents(Path(os.environ.get("AGENT_TOKEN_FILE", _TOKEN_FILE)))
     context = Context(kube, agents, Rules.from_environment(os.environ))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from migration_agent.gate import Gates
-from migration_agent.journal import SourceRecord, TargetRecord
+from migration_agent.journal import Journal, SourceRecord, TargetRecord
 from migration_agent.migrations import Conflict, Migrations
 from migration_agent.peer import Refused
 from migration_agent.ports import PeerState, PeerUnreachable, PodState
@@ -371,3 +371,26 @@ async def test_i4_a_pod_that_never_starts_goes_when_nobody_else_knows_it(
             await side.round()
     assert side.record.state is TargetState.DESTROYED
     assert world.cluster.deleted == deleted
+
+
+async def test_i4_a_transfer_whose_end_cannot_be_journalled_is_over_all_the_same(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk was full for a moment: the source sends again, and the way back is not barred."""
+    world.found("pending")
+    side = world.agent()
+    await side.admit("node-a")
+    with monkeypatch.context() as full:
+        full.setattr(Journal, "save", _no_space)
+        with pytest.raises(OSError, match="no space"):
+            await side.admitted_done((), None, again=False)
+    await side.admit("node-a")
+    world.say("abort")
+    await side.admitted_done(None, "the connection broke", again=True)
+    for _ in range(5):
+        await side.round()
+    assert side.record.state is TargetState.DESTROYED
+
+
+def _no_space(_: Journal, __: TargetRecord) -> None:
+    raise OSError("no space left on device")

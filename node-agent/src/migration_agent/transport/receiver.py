@@ -35,6 +35,7 @@ from migration_agent.transport.manifest import (
 )
 from migration_agent.transport.store import BlobMissing, Store, StoreFailure
 from migration_agent.transport.workspace import Workspace
+from migration_api.failpoints import Failpoint, reach_in_thread
 
 IDLE_SECONDS = 30.0
 """The sender says something every few seconds; a connection without a word for so long is dead."""
@@ -155,6 +156,7 @@ class Receiver:
     def _take(self, header: Header, sealed: memoryview, opener: Opener) -> None:
         path = self._path_of(header.entry)
         record, plain = opener.opened(header, path, sealed)
+        reach_in_thread(Failpoint.TARGET_CHUNK)
         self.workspace.keep(path, header.index, plain, record)
         with self._changed:
             self._bytes += len(plain)

@@ -23,6 +23,7 @@ from migration_agent.transport.manifest import MANIFEST_NAME, sealed_manifest
 from migration_agent.transport.outgoing import Job, Outgoing, read_job
 from migration_agent.transport.receiver import readable
 from migration_agent.transport.store import Store, StoreFailure
+from migration_api.failpoints import Failpoint, reach_in_thread
 
 _KEEP_ALIVE_SECONDS = 5.0
 _LOOK_SECONDS = 0.02
@@ -238,6 +239,7 @@ class Sender:
                 record, blob = sealer.sealed(job.path, job.index, plain, packed)
                 began = time.perf_counter()
                 throttle(self.limits, len(blob), self._over)
+                reach_in_thread(Failpoint.SOURCE_CHUNK)
                 lane.ship(blob_name(job.path, job.index), blob)
                 payoff.carried(len(blob), time.perf_counter() - began)
                 self._outgoing.done(job, record)

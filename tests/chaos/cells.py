@@ -1,0 +1,175 @@
+"""What is done where: the failpoints that a migration passes, the accidents, and how each place is reached."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from migration_api.failpoints import Failpoint
+
+_GO = Path(__file__).parents[2] / "node-agent" / "interposer" / "failpoint.go"
+
+
+class Accident(StrEnum):
+    """What happens when a failpoint is reached."""
+
+    DIES = "it is killed"
+    FAILS = "it fails"
+    OPERATOR = "operator killed"
+    SOURCE_AGENT = "source agent killed"
+    TARGET_AGENT = "target agent killed"
+    SOURCE_KUBELET = "source kubelet killed"
+    TARGET_KUBELET = "target kubelet killed"
+    SOURCE_CONTAINERD = "source containerd killed"
+    TARGET_CONTAINERD = "target containerd killed"
+    CRIU = "CRIU killed"
+    INTERPOSER = "interposer killed"
+    TARGET_POD = "target pod deleted"
+    SOURCE_POD = "source pod deleted"
+    CANCEL = "cancelled"
+    FORCED = "object removed by force"
+
+
+AT_THE_POINT = frozenset({Accident.DIES, Accident.FAILS})
+VICTIMS = tuple(accident for accident in Accident if accident not in AT_THE_POINT)
+"""What happens while somebody hangs at the failpoint."""
+
+
+class Way(StrEnum):
+    """How a migration is brought past a failpoint."""
+
+    FORWARD = "forward"
+    BACK = "back"
+    """The dump fails: Abort."""
+    RETURNED = "returned"
+    """After Commit the restored tree is lost, and the target pod deleted."""
+    GONE = "gone"
+    """The object is removed by force while the source is frozen."""
+
+
+WAYS: dict[str, Way] = {
+    **dict.fromkeys(
+        (Failpoint.OPERATOR_PROPOSE_ABORT, Failpoint.OPERATOR_DELETE_TARGET, Failpoint.SOURCE_ABORT),
+        Way.BACK,
+    ),
+    **dict.fromkeys(
+        (Failpoint.SOURCE_THAW, Failpoint.SOURCE_THAWED, Failpoint.TARGET_DESTROY, Failpoint.TARGET_CLEAR),
+        Way.BACK,
+    ),
+    **dict.fromkeys((Failpoint.TARGET_PROMISE, Failpoint.TARGET_END_DESTROYED), Way.BACK),
+    **dict.fromkeys(
+        (Failpoint.TARGET_RETURN_ANYWAY, Failpoint.TARGET_WRITE_RETURNED, Failpoint.TARGET_END_RETURNED),
+        Way.RETURNED,
+    ),
+    **dict.fromkeys(
+        (Failpoint.SOURCE_ASK_PROMISE, Failpoint.SOURCE_PROMISED, Failpoint.SOURCE_ACKNOWLEDGE),
+        Way.GONE,
+    ),
+    Failpoint.TARGET_FORGET: Way.GONE,
+}
+"""Those that are not passed on the way forward."""
+
+ELSEWHERE = {
+    Failpoint.OPERATOR_PROPOSE_ABORT: "the source's agent is faster, except when somebody cancels",
+    Failpoint.OPERATOR_LET_GO: "a finished migration with a finalizer: somebody else must have added it",
+    Failpoint.OPERATOR_RETURN: "a target node that is out of service",
+    Failpoint.SOURCE_SEND: "the source's agent died after the dump: reached by killing it at source.sent",
+    Failpoint.SOURCE_WITHDRAW: "cancelled between the request and the freeze",
+    Failpoint.SOURCE_LOSE: "the source died while frozen: test_rollback.py",
+    Failpoint.SOURCE_REFREEZE: "somebody resumed the frozen container by hand",
+    Failpoint.SOURCE_PAY_ABORT: "thawed by promise while the API server was away",
+    Failpoint.SOURCE_CLEAR_ABORT: "thawed by promise while the API server was away",
+    Failpoint.TARGET_MAKE_TICKET: "the target's agent died between its journal and the ticket",
+    Failpoint.TARGET_GIVE_UP: "a target node that was declared out of service and came back",
+    Failpoint.TARGET_OPEN: "the late gate: test_late_gate.py",
+    Failpoint.TARGET_REFUSE: "a gate after a failure",
+    Failpoint.TARGET_LOSE: "several containers: test_several.py",
+    Failpoint.TARGET_RESUME: "held again after Commit",
+    Failpoint.TARGET_RETURN_IF_INTACT: "no restore within the budget after Commit",
+    "interposer.kept": "several containers: test_several.py",
+    "interposer.early-return": "several containers: test_several.py",
+    "interposer.start": "several containers: test_several.py",
+}
+"""Those that the matrix does not pass, and what would: the tests named, those of the units, and the model."""
+
+
+def interposer_points() -> tuple[str, ...]:
+    """Return the names of the interposer's failpoints, from where they are listed."""
+    return tuple(re.findall(r'^\tat\w+ += "([a-z.-]+)"', _GO.read_text(encoding="utf-8"), flags=re.MULTILINE))
+
+
+def points() -> tuple[str, ...]:
+    """Return every failpoint that the matrix passes."""
+    return tuple(point for point in (*Failpoint, *interposer_points()) if point not in ELSEWHERE)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One migration with one accident."""
+
+    point: str
+    accident: Accident
+
+    @property
+    def way(self) -> Way:
+        return WAYS.get(self.point, Way.FORWARD)
+
+    def __str__(self) -> str:
+        return f"{self.point}: {self.accident}"
+
+
+FOR_VICTIMS = (
+    Failpoint.OPERATOR_RECORD_TARGET,
+    Failpoint.SOURCE_FENCED,
+    Failpoint.SOURCE_DUMPING,
+    Failpoint.TARGET_RECEIVED,
+    "hook.recorded",
+    Failpoint.TARGET_COMMITTED,
+    "hook.resuming",
+    Failpoint.SOURCE_RELEASED,
+)
+"""Where the accidents of others are tried: one place in each stretch between two decisions."""
+
+_NEEDS_CRIU = frozenset({Failpoint.SOURCE_DUMPING, "hook.recorded", "hook.resuming"})
+_COMMITTED = frozenset({Failpoint.TARGET_COMMITTED, "hook.resuming", Failpoint.SOURCE_RELEASED})
+
+
+def matrix() -> Iterator[Cell]:
+    """Every cell."""
+    for point in points():
+        for accident in AT_THE_POINT:
+            yield Cell(point, accident)
+    for point in FOR_VICTIMS:
+        for victim in VICTIMS:
+            if victim in {Accident.CRIU, Accident.INTERPOSER} and point not in _NEEDS_CRIU:
+                continue
+            if victim is Accident.TARGET_POD and point in _COMMITTED:
+                continue  # that would be the moved container itself
+            yield Cell(point, victim)
+
+
+PAIRWISE = (
+    Cell(Failpoint.OPERATOR_CREATE_TARGET, Accident.DIES),
+    Cell(Failpoint.SOURCE_FENCED, Accident.SOURCE_AGENT),
+    Cell(Failpoint.SOURCE_FREEZING, Accident.TARGET_AGENT),
+    Cell(Failpoint.SOURCE_DUMPING, Accident.SOURCE_KUBELET),
+    Cell(Failpoint.SOURCE_DUMPING, Accident.CRIU),
+    Cell(Failpoint.SOURCE_CHUNK, Accident.SOURCE_CONTAINERD),
+    Cell(Failpoint.SOURCE_SENT, Accident.DIES),
+    Cell(Failpoint.TARGET_RECEIVED, Accident.FAILS),
+    Cell("interposer.told", Accident.DIES),
+    Cell("hook.recorded", Accident.TARGET_CONTAINERD),
+    Cell("hook.released", Accident.INTERPOSER),
+    Cell(Failpoint.TARGET_HELD, Accident.CANCEL),
+    Cell(Failpoint.TARGET_COMMITTED, Accident.DIES),
+    Cell(Failpoint.SOURCE_SENT, Accident.TARGET_POD),
+    Cell(Failpoint.TARGET_WRITE_RETURNED, Accident.DIES),
+    Cell("hook.resuming", Accident.TARGET_KUBELET),
+    Cell(Failpoint.SOURCE_RELEASED, Accident.OPERATOR),
+    Cell(Failpoint.OPERATOR_LET_GO_OF_THE_END, Accident.DIES),
+    Cell(Failpoint.SOURCE_PAUSED, Accident.FORCED),
+)
+"""Every accident but the loss of the source, and every part and stretch of the protocol, at least once."""

@@ -1,0 +1,262 @@
+"""A cluster to do harm to: a shell on each node, a witness outside, and failpoints in every part."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shlex
+import subprocess
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from chaos.witness import PORT
+from support.cluster import SYSTEM, Kubectl, Manifest, condition, wait_for, workers
+from support.migration import LEFTOVERS, pod
+
+HERE = Path(__file__).parent
+COMPONENT = "app.kubernetes.io/component"
+OPERATOR = "container-migration-operator"
+AT_ONCE = "8"
+"""As many migrations as that run at the same time in a storm."""
+AGENT_POINTS = "/run/container-migration/failpoints"
+RUNC = "runc --root /run/containerd/runc/k8s.io"
+
+MORE_LEFTOVERS = """
+ls -d /run/container-migration/shipping/* /run/container-migration/clearing/* 2>/dev/null
+grep -o ' /[^ ]*container-migration/images[^ ]*' /proc/mounts
+grep -o ' /[^ ]*criu.cgyard[^ ]*' /proc/mounts
+for p in /proc/[0-9]*; do
+  [ "$(readlink $p/ns/net)" = "$(readlink /proc/1/ns/net)" ] && continue
+  [ "$(cat $p/comm 2>/dev/null)" = pause ] || continue
+  nsenter -t ${p#/proc/} -n nft list tables 2>/dev/null | grep -q container-migration && echo "packets dropped $p"
+done
+true
+"""
+"""What `LEFTOVERS` does not look for: keys, mounts, and packet filters in pods that live."""
+
+
+class OnNodeError(AssertionError):
+    """A command could not be run on a node."""
+
+
+@dataclass(frozen=True)
+class Spot:
+    """Where failpoints of one part are armed."""
+
+    node: str
+    folder: str
+
+
+@dataclass
+class Lab:
+    """The cluster, while it is prepared for harm."""
+
+    kubectl: Kubectl
+    namespace: str
+    nodes: tuple[str, str]
+    witness: str = ""
+    """The witness's address."""
+    shells: dict[str, str] = field(default_factory=dict[str, str])
+    """The pod with a shell on each node."""
+
+    def sh(self, node: str, script: str, seconds: float = 30) -> str:
+        """Run a script in a node's own namespaces; tried again while kubelet or containerd are away."""
+        shell = ("exec", self.shells[node], "-n", self.namespace, "--", "nsenter", "-t", "1", "-a", "--", "sh", "-c")
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                done = self.kubectl(*shell, script, check=False, timeout=seconds)
+                if done.returncode == 0:
+                    return done.stdout
+                error = done.stderr
+            except subprocess.TimeoutExpired:
+                error = "timed out"
+            if time.monotonic() > deadline:
+                raise OnNodeError(f"on node {node}: {script[:80]}: {error}")
+            time.sleep(0.5)
+
+    def other(self, node: str) -> str:
+        """Return the node that a migration from this one goes to."""
+        first, second = self.nodes
+        return second if node == first else first
+
+    # The parts
+
+    def part(self, component: str, node: str = "") -> Manifest | None:
+        """Return the living pod of a component, on that node; None while there is none."""
+        pods = self.kubectl.list("pods", "-n", SYSTEM, "-l", f"{COMPONENT}={component}")
+        alive = [p for p in pods if "deletionTimestamp" not in p["metadata"]]
+        return next((p for p in alive if not node or p["spec"].get("nodeName") == node), None)
+
+    def crash(self, component: str, node: str = "") -> None:
+        """Kill a component's container as a bug or the kernel would; nothing when it does not run now."""
+        it = self.part(component, node)
+        statuses = (it or {}).get("status", {}).get("containerStatuses", [])
+        if it and statuses and "running" in statuses[0]["state"]:
+            container = statuses[0]["containerID"].removeprefix("containerd://")
+            self.sh(it["spec"]["nodeName"], f"{RUNC} kill {container} KILL || true")
+
+    def heal(self) -> None:
+        """Wait until all parts are ready; what the kubelet restarts with growing pauses gets a new pod."""
+        for component in ("operator", "agent"):
+            for it in self.kubectl.list("pods", "-n", SYSTEM, "-l", f"{COMPONENT}={component}"):
+                statuses = it["status"].get("containerStatuses", [{}])
+                if statuses[0].get("restartCount", 0) > 0:
+                    name = it["metadata"]["name"]
+                    self.kubectl("delete", "pod", name, "-n", SYSTEM, "--grace-period=1", "--wait=true", check=False)
+        wait_for("all parts", self.well, seconds=120)
+
+    def well(self) -> bool:
+        """Say whether operator and agents are ready, and both nodes can take part."""
+        parts = self.kubectl.list("pods", "-n", SYSTEM, "-l", COMPONENT)
+        ready = [p["metadata"]["labels"][COMPONENT] for p in parts if condition(p, "Ready").get("status") == "True"]
+        return ready.count("operator") == 1 and ready.count("agent") >= 2 and len(workers(self.kubectl)) >= 2
+
+    def relieve(self) -> None:
+        """Replace what waits for its next restart."""
+        for it in self.kubectl.list("pods", "-n", SYSTEM, "-l", COMPONENT):
+            for status in it["status"].get("containerStatuses", []):
+                if status["state"].get("waiting", {}).get("reason") == "CrashLoopBackOff":
+                    delete = ("delete", "pod", it["metadata"]["name"], "-n", SYSTEM)
+                    self.kubectl(*delete, "--grace-period=1", "--wait=false", check=False)
+
+    # Failpoints
+
+    def spot(self, point: str, source: str, target: str) -> Spot | None:
+        """Return where a failpoint is armed for a migration between these nodes; None while there is no operator."""
+        if point.startswith("operator."):
+            it = self.part("operator")
+            if it is None or "nodeName" not in it["spec"]:
+                return None
+            volumes = f"/var/lib/kubelet/pods/{it['metadata']['uid']}/volumes"
+            return Spot(it["spec"]["nodeName"], f"{volumes}/kubernetes.io~empty-dir/failpoints")
+        at_source = point.startswith("source.") or point in {"hook.post-dump", "hook.copied"}
+        return Spot(source if at_source else target, AGENT_POINTS)
+
+    def arm(self, spot: Spot, point: str, deed: str) -> None:
+        """Let the next that comes there do that deed."""
+        new = f"{spot.folder}/.{point}"
+        self.sh(
+            spot.node,
+            f"mkdir -p {spot.folder} && rm -f {spot.folder}/{point}.hit && echo {shlex.quote(deed)} > {new} "
+            f"&& mv {new} {spot.folder}/{point}",
+        )
+
+    def hit(self, spot: Spot, point: str) -> bool:
+        """Say whether somebody came there."""
+        return self.sh(spot.node, f"[ ! -e {spot.folder}/{point}.hit ] || echo hit").strip() == "hit"
+
+    def release(self, spot: Spot, point: str) -> None:
+        """Let who hangs there go on."""
+        self.sh(spot.node, f"rm -f {spot.folder}/{point}.hit")
+
+    def disarm(self) -> None:
+        """Take all failpoints away."""
+        for node in self.nodes:
+            operators = "/var/lib/kubelet/pods/*/volumes/kubernetes.io~empty-dir/failpoints"
+            self.sh(node, f"rm -rf {AGENT_POINTS}; rm -f {operators}/* {operators}/.[a-z]*")
+
+    def clear(self) -> None:
+        """Remove all that was made here."""
+        for kind in ("cmig", "pods"):  # the pods when nothing moves any more
+            here = ("-n", self.namespace, "--grace-period=1", "--timeout=60s")
+            self.kubectl("delete", kind, "--all", *here, check=False, timeout=90)
+        self.kubectl("delete", "namespace", self.namespace, "--wait=false")
+
+    # What is seen
+
+    def seen(self, counter: str) -> dict[str, Any]:
+        """Return what the witness saw of a counter."""
+        report = self.kubectl("exec", "witness", "-n", self.namespace, "--", *_program("witness.py"), "REPORT").stdout
+        return json.loads(report).get(counter, {"number": 0, "doubled": [], "lost": [], "gaps": [], "recent": []})
+
+    def leftovers(self) -> list[str]:
+        """Return what migrations have left behind anywhere."""
+        found = [
+            f"{node}: {line}" for node in self.nodes for line in self.sh(node, LEFTOVERS + MORE_LEFTOVERS).splitlines()
+        ]
+        secrets_ = self.kubectl("get", "secrets", "-n", self.namespace, "-o", "name").stdout.splitlines()
+        return found + secrets_
+
+
+def _program(name: str) -> tuple[str, ...]:
+    return ("python3", "-c", (HERE / name).read_text(encoding="utf-8"))
+
+
+def counter_pod(lab: Lab, name: str, node: str, mebibytes: int) -> Manifest:
+    """Return a pod that counts, with so much incompressible memory."""
+    command = [*_program("counter.py"), name, lab.witness, str(PORT), str(mebibytes)]
+    return pod(name, lab.namespace, command, node)
+
+
+def _third(kubectl: Kubectl, nodes: tuple[str, str]) -> str:
+    """Return a node that no harm is done to; a pod named to it needs no toleration."""
+    names = [node["metadata"]["name"] for node in kubectl.list("nodes")]
+    return next((name for name in names if name not in nodes), nodes[0])
+
+
+@contextmanager
+def laboratory(kubectl: Kubectl) -> Generator[Lab]:
+    """Prepare the cluster for harm, and make it as it was."""
+    first, second, *_ = workers(kubectl)
+    lab = Lab(kubectl, f"chaos-{secrets.token_hex(3)}", (first, second))
+    kubectl("create", "namespace", lab.namespace)
+    try:
+        with _operator_points(kubectl):
+            _prepare(lab)
+            yield lab
+            lab.disarm()
+    finally:
+        lab.clear()
+
+
+def _prepare(lab: Lab) -> None:
+    kubectl = lab.kubectl
+    made: list[Manifest] = []
+    for number, node in enumerate(lab.nodes):
+        shell = pod(f"shell-{number}", lab.namespace, ["sleep", "infinity"], node, hostPID=True)
+        shell["spec"]["containers"][0]["securityContext"] = {"privileged": True}
+        made.append(shell)
+        lab.shells[node] = shell["metadata"]["name"]
+    made.append(pod("witness", lab.namespace, list(_program("witness.py")), _third(kubectl, lab.nodes)))
+    kubectl.apply(*made)
+    names = [f"pod/{it['metadata']['name']}" for it in made]
+    kubectl("wait", *names, "-n", lab.namespace, "--for=condition=Ready", "--timeout=60s", timeout=70)
+    lab.witness = (kubectl.get("pod", "witness", lab.namespace) or {})["status"]["podIP"]
+    lab.disarm()
+    lab.heal()
+
+
+@contextmanager
+def _operator_points(kubectl: Kubectl) -> Generator[None]:
+    """Give the operator a directory for failpoints and room for many at once; that takes the rights of an admin."""
+    spec = (kubectl.get("deployment", OPERATOR, SYSTEM) or {})["spec"]["template"]["spec"]
+    container = spec["containers"][0]
+    more: dict[str, list[dict[str, Any]]] = {
+        "/containers/0/env": [
+            {"name": "FAILPOINTS", "value": "/failpoints"},
+            {"name": "PARALLEL_MIGRATIONS_PER_CLUSTER", "value": AT_ONCE},
+            {"name": "PARALLEL_MIGRATIONS_PER_NODE", "value": AT_ONCE},
+        ],
+        "/containers/0/volumeMounts": [{"name": "failpoints", "mountPath": "/failpoints"}],
+        "/volumes": [{"name": "failpoints", "emptyDir": {}}],
+    }
+    lists = (container["env"], container["volumeMounts"], spec["volumes"])
+    before = dict(zip(more, lists, strict=True))
+    names = {it["name"] for added in more.values() for it in added}
+    wanted = {path: [it for it in before[path] if it["name"] not in names] + more[path] for path in more}
+    _replace(kubectl, wanted)
+    try:
+        yield
+    finally:
+        _replace(kubectl, before)
+
+
+def _replace(kubectl: Kubectl, lists: dict[str, list[dict[str, Any]]]) -> None:
+    patch = [{"op": "replace", "path": f"/spec/template/spec{path}", "value": value} for path, value in lists.items()]
+    kubectl("patch", "deployment", OPERATOR, "-n", SYSTEM, "--type=json", "-p", json.dumps(patch))
+    kubectl("rollout", "status", f"deployment/{OPERATOR}", "-n", SYSTEM, "--timeout=120s", timeout=130)

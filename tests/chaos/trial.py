@@ -1,0 +1,142 @@
+"""One cell: a migration is brought to its failpoint, the accident happens, and the end is judged."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from chaos.accidents import Scene, befall
+from chaos.cells import AT_THE_POINT, Accident, Cell, Way
+from chaos.lab import Lab, Spot
+from chaos.workload import Workload
+from migration_api.failpoints import Failpoint
+from support.cluster import NotInTimeError, wait_for
+
+REACH_SECONDS = 60
+_DEEDS = {Accident.DIES: "kill", Accident.FAILS: "fail"}
+
+
+@dataclass
+class Outcome:
+    """What became of a cell."""
+
+    cell: Cell
+    reached: bool = False
+    ended: str = ""
+    reason: str = ""
+    message: str = ""
+    seconds: float = 0.0
+    """From the accident until the end was written and one copy counted."""
+    gap: float = 0.0
+    faults: list[str] = field(default_factory=list[str])
+
+
+@dataclass
+class Trial:
+    """Takes one cell at a time, all with the same counter."""
+
+    lab: Lab
+    workload: Workload
+    number: int = 0
+
+    def run(self, cell: Cell) -> Outcome:
+        """Take a cell; the outcome's faults are empty when all is as it must be."""
+        self.number += 1
+        outcome = Outcome(cell)
+        self.lab.heal()
+        if not self.workload.pod:
+            self.workload.start(self.workload.node or self.lab.nodes[0])
+        try:
+            self._take(cell, outcome)
+        except NotInTimeError as error:
+            outcome.faults.append(str(error))
+        finally:
+            self.lab.disarm()
+        outcome.faults += self.workload.found()
+        left: list[str] = []
+        try:
+            wait_for("clean nodes", lambda: not left_in(self.lab, left), seconds=90, every=1)
+        except NotInTimeError:
+            outcome.faults += [f"left over: {it}" for it in left]
+        return outcome
+
+    def _take(self, cell: Cell, outcome: Outcome) -> None:
+        lab, workload, move = self.lab, self.workload, f"move-{self.number}"
+        source, target = workload.node, lab.other(workload.node)
+        spot = lab.spot(cell.point, source, target)
+        assert spot, "no operator"
+        lab.arm(spot, cell.point, _DEEDS.get(cell.accident, "hang"))
+        self._bring(cell.way, move, source, target)
+        wait_for(f"{cell.point} is reached", lambda: lab.hit(spot, cell.point), seconds=REACH_SECONDS)
+        outcome.reached = True
+        began = time.monotonic()
+        if cell.accident not in AT_THE_POINT:
+            befall(cell.accident, Scene(lab, workload, move, source, target))
+            lab.release(spot, cell.point)
+        end = workload.end(move)
+        outcome.reason, outcome.message = end.reason or "(object gone)", end.message
+        if cell.accident is Accident.SOURCE_POD and end.succeeded is not True:
+            outcome.ended = "nowhere: its pod was deleted"
+            lab.kubectl("delete", "pod", workload.pod, "-n", lab.namespace, "--ignore-not-found", timeout=90)
+            workload.pod = ""
+        else:
+            outcome.ended = workload.settle(end)
+        outcome.seconds, outcome.gap = time.monotonic() - began, workload.gap()
+        if outcome.ended.startswith("not"):
+            outcome.faults.append(outcome.ended)
+        lab.kubectl("delete", "cmig", move, "-n", lab.namespace, "--ignore-not-found", "--wait=false")
+
+    def _bring(self, way: Way, move: str, source: str, target: str) -> None:
+        """Apply a migration, and lead it the way on which the failpoint lies."""
+        lab = self.lab
+        match way:
+            case Way.FORWARD:
+                self.workload.apply(move)
+            case Way.BACK:
+                lab.arm(lab_spot(lab, source), Failpoint.SOURCE_DUMPED, "fail")
+                self.workload.apply(move)
+            case Way.RETURNED:
+                scene = Scene(lab, self.workload, move, source, target)
+                self._held_at("hook.released", scene, target, Accident.TARGET_POD, Accident.INTERPOSER)
+            case Way.GONE:
+                scene = Scene(lab, self.workload, move, source, target)
+                self._held_at(Failpoint.SOURCE_PAUSED, scene, source, Accident.FORCED)
+
+    def _held_at(self, point: str, scene: Scene, node: str, *accidents: Accident) -> None:
+        lab, spot = self.lab, lab_spot(self.lab, node)
+        lab.arm(spot, point, "hang")
+        self.workload.apply(scene.move)
+        wait_for(f"{point} is reached", lambda: lab.hit(spot, point), seconds=REACH_SECONDS)
+        for accident in accidents:
+            befall(accident, scene)
+        lab.release(spot, point)
+
+
+def lab_spot(lab: Lab, node: str) -> Spot:
+    """Return where an agent's failpoints are armed."""
+    spot = lab.spot("target.", "", node)
+    assert spot
+    return spot
+
+
+def left_in(lab: Lab, left: list[str]) -> list[str]:
+    """Look for leftovers; what there is goes into `left` too."""
+    left[:] = lab.leftovers()
+    return left
+
+
+HEADER = """| failpoint | accident | reason that the admin sees | runs on at | seconds | stood still | faults |
+|---|---|---|---|---|---|---|
+"""
+"""Seconds: from the accident until the end was written and one copy counted."""
+
+
+def row(outcome: Outcome) -> str:
+    """Return a cell as a line of the table."""
+    where = outcome.ended or "-"
+    faults = "; ".join(outcome.faults).replace("|", "/")[:300] or "none"
+    cell = outcome.cell
+    return (
+        f"| `{cell.point}` | {cell.accident} | {outcome.reason or '-'} | {where} | {outcome.seconds:.1f} "
+        f"| {outcome.gap:.1f} s | {faults} |\n"
+    )
