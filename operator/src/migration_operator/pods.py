@@ -70,6 +70,12 @@ class Pod:
         return str(self.status.get("phase", ""))
 
     @property
+    def ready(self) -> bool:
+        """What its kubelet said last."""
+        conditions = mappings(self.status.get("conditions"))
+        return any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions)
+
+    @property
     def deleting(self) -> bool:
         return bool(self.metadata.get("deletionTimestamp"))
 

@@ -15,6 +15,7 @@ from migration_api.wire import PodFacts
 from migration_operator.freeze_budget import effective_freeze_budget
 from migration_operator.node_checks import Problem, mismatches, node_problems, unfit
 from migration_operator.observation import NodeView, PreflightFacts
+from migration_operator.owners import objection
 from migration_operator.pods import Pod, mapping, mappings
 from migration_operator.transport_checks import transport_problems
 
@@ -89,10 +90,8 @@ def _running(case: _Case) -> Iterator[Problem]:
 
 
 def _owner(case: _Case) -> Iterator[Problem]:
-    for owner in mappings(case.pod.metadata.get("ownerReferences")):
-        if owner.get("controller"):
-            what = f"pod {case.pod.name} belongs to the {owner.get('kind')} {owner.get('name')}"
-            yield Problem(Why.POD_OWNED, f"{what}, which would start a replacement")
+    if what := objection(case.pod):
+        yield Problem(Why.POD_OWNED, what)
 
 
 def _containers(case: _Case) -> Iterator[Problem]:

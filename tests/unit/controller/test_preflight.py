@@ -65,7 +65,17 @@ POD_TABLE: list[tuple[R, dict[str, Any], str]] = [
     (
         R.POD_OWNED,
         {"metadata": {"ownerReferences": [{"kind": "ReplicaSet", "name": "web-1", "controller": True}]}},
-        "ReplicaSet web-1",
+        "ReplicaSet web-1, which no Deployment owns",
+    ),
+    *(
+        (R.POD_OWNED, {"metadata": {"ownerReferences": [{"kind": kind, "name": "it", "controller": True}]}}, words)
+        for kind, words in (
+            ("StatefulSet", "StatefulSet it, which allows no second pod of that name"),
+            ("DaemonSet", "DaemonSet it, which runs its own pod on every node"),
+            ("Job", "Job it, which would take the end of the source pod for a failure"),
+            ("Node", "Node it, as a static pod"),
+            ("Rollout", "Rollout it, which would start a replacement"),
+        )
     ),
     (
         R.PRIVILEGED_INIT_CONTAINER,

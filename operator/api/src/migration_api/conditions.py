@@ -186,8 +186,8 @@ class PreflightReason(Explained):
     )
     POD_OWNED = _explained(
         "PodOwned",
-        "A controller owns the pod and would start a replacement.",
-        "move a pod without a controller; others cannot be moved yet",
+        "A controller owns the pod and would not accept another one in its place.",
+        "move a pod of a Deployment, or one without a controller; others cannot be moved yet",
     )
     CONTAINER_NOT_FOUND = _explained(
         "ContainerNotFound",
