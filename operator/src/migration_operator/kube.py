@@ -150,6 +150,10 @@ class Kube:
             if error.status != _NOT_FOUND:
                 raise
 
+    async def claim(self, namespace: str, name: str) -> Json | None:
+        """Return a PersistentVolumeClaim."""
+        return await self._get(f"/api/v1/namespaces/{namespace}/persistentvolumeclaims/{name}")
+
     # --- Secrets
 
     async def secret(self, namespace: str, name: str) -> Json | None:

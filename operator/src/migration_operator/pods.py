@@ -90,6 +90,14 @@ class Pod:
         return mapping(self.metadata.get("annotations")).get(ANNOTATION_MIGRATION)
 
     @property
+    def claims(self) -> dict[str, str]:
+        """The PersistentVolumeClaims that it mounts, by the names of its volumes."""
+        found = {
+            str(v.get("name")): mapping(v.get("persistentVolumeClaim")) for v in mappings(self.spec.get("volumes"))
+        }
+        return {volume: str(claim["claimName"]) for volume, claim in found.items() if claim.get("claimName")}
+
+    @property
     def sidecars(self) -> list[Json]:
         """The native sidecars: init containers that never end."""
         return [c for c in mappings(self.spec.get("initContainers")) if _never_ends(c)]

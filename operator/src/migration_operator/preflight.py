@@ -40,6 +40,7 @@ ROOM_FACTOR = 1.2
 """How much more than its memory a checkpoint may take: descriptors and changed files."""
 
 _MOVABLE_VOLUMES = {"configMap", "secret", "projected", "downwardAPI", "emptyDir"}
+_SHARED_CLAIMS = {"ReadWriteMany", "ReadOnlyMany"}
 _NETWORK_CAPABILITIES = {"NET_ADMIN", "NET_RAW", "SYS_ADMIN", "ALL"}
 _HOST_NAMESPACES = ("hostNetwork", "hostPID", "hostIPC")
 _MEBIBYTE = 1024 * 1024
@@ -140,6 +141,9 @@ def _namespaces(case: _Case) -> Iterator[Problem]:
 def _volumes(case: _Case) -> Iterator[Problem]:
     for volume in mappings(case.pod.spec.get("volumes")):
         kinds = [key for key in volume if key != "name"]
+        if claim := case.pod.claims.get(str(volume.get("name"))):
+            yield from _claim(case, str(volume.get("name")), claim)
+            continue
         huge = str(mapping(volume.get("emptyDir")).get("medium", "")).startswith("HugePages")
         if huge or not set(kinds) <= _MOVABLE_VOLUMES:
             yield Problem(
@@ -150,6 +154,17 @@ def _volumes(case: _Case) -> Iterator[Problem]:
     mounts = [m for c in case.pod.lasting for m in mappings(c.get("volumeMounts"))]
     if any(str(m.get("mountPath", "")).rstrip("/") == "/etc/hosts" for m in mounts):
         yield Problem(Why.HOSTS_FILE_MOUNTED, f"pod {case.pod.name} mounts its own /etc/hosts")
+
+
+def _claim(case: _Case, volume: str, claim: str) -> Iterator[Problem]:
+    """What both nodes can mount at once stays where it is; the target pod mounts it as the source does."""
+    modes = case.facts.claims.get(claim, frozenset())
+    if not modes & _SHARED_CLAIMS:
+        yield Problem(
+            Why.VOLUME_CANNOT_MOVE,
+            f"the volume {volume} is the claim {claim} ({', '.join(sorted(modes)) or 'not bound'}), which the target's "
+            f"node cannot mount before the source has gone; only {' and '.join(sorted(_SHARED_CLAIMS))} can",
+        )
 
 
 def _runtime_class(case: _Case) -> Iterator[Problem]:

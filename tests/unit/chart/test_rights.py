@@ -19,6 +19,7 @@ OPERATOR_RIGHTS = {
     "/events": "create",
     "/nodes": "get list patch watch",
     "/pods": "create delete get list patch watch",
+    "/persistentvolumeclaims": "get",
     "/secrets": "create get",
 }
 AGENT_RIGHTS = {

@@ -103,7 +103,7 @@ POD_TABLE: list[tuple[R, dict[str, Any], str]] = [
     (
         R.VOLUME_CANNOT_MOVE,
         {"spec": {"volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]}},
-        "data (persistentVolumeClaim)",
+        "data is the claim data (not bound)",
     ),
     (
         R.HOSTS_FILE_MOUNTED,
@@ -321,3 +321,22 @@ def test_everything_is_said_at_once() -> None:
         R.VOLUME_CANNOT_MOVE,
         R.TARGET_IS_SOURCE,
     ]
+
+
+@pytest.mark.parametrize(
+    ("modes", "moves"),
+    [
+        (("ReadWriteOnce",), False),
+        (("ReadWriteOncePod",), False),
+        ((), False),
+        (("ReadWriteMany",), True),
+        (("ReadOnlyMany",), True),
+        (("ReadWriteOnce", "ReadWriteMany"), True),
+    ],
+)
+def test_a_claim_moves_when_both_nodes_can_mount_it(modes: tuple[str, ...], *, moves: bool) -> None:
+    pod = source_pod(spec={"volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "shared"}}]})
+    found = problems(migration(), preflight_facts(pod=pod, claims={"shared": frozenset(modes)}), NOW)
+    assert [problem.reason for problem in found] == ([] if moves else [R.VOLUME_CANNOT_MOVE])
+    if not moves:
+        assert f"the volume data is the claim shared ({', '.join(modes) or 'not bound'})" in found[0].message

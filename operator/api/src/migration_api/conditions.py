@@ -228,7 +228,7 @@ class PreflightReason(Explained):
     VOLUME_CANNOT_MOVE = _explained(
         "VolumeCannotMove",
         "A volume's data is on the source node only, or cannot be copied.",
-        "keep the data in memory or in a volume type that moves",
+        "keep the data in memory, in an emptyDir volume, or in a claim that many nodes can mount (ReadWriteMany)",
     )
     HOSTS_FILE_MOUNTED = _explained(
         "HostsFileMounted",
