@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from migration_api.conditions import Reason
-from migration_api.migration import Decision, MigrationStatus, Outcome
+from migration_api.migration import Decision, MigrationStatus, Outcome, TcpConnections
 from migration_api.names import FINALIZER
 from migration_api.node import MigrationNode
 from migration_api.wire import Failure, MigrationRef, Shipping, SourceRequest, TargetRequest
@@ -234,6 +234,7 @@ async def _checkpoint(turn: Turn) -> None:
         containers=_containers(o),
         order=_order(o),
         target_node=o.target_agent.node.name,
+        refuse_connections=o.migration.spec.tcp_connections is TcpConnections.REFUSE,
         freeze_budget_seconds=_freeze_budget(o, o.source_pod),
         shipping=await _shipping(turn),
     )

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import cast
 
 from migration_api.conditions import PreflightReason as Why
-from migration_api.migration import ContainerMigration
+from migration_api.migration import ContainerMigration, TcpConnections
 from migration_api.names import RUNTIME_HANDLER
 from migration_api.transport import Transport
 from migration_api.wire import PodFacts
@@ -283,6 +283,12 @@ def _freeze(case: _Case) -> Iterator[Problem]:
         )
 
 
+def _connections(case: _Case) -> Iterator[Problem]:
+    found = case.facts.pod_facts and case.facts.pod_facts.connections
+    if case.migration.spec.tcp_connections is TcpConnections.REFUSE and found and found.outside:
+        yield Problem(Why.CONNECTIONS_OPEN, f"pod {case.pod.name} has {found.outside} TCP connections with others")
+
+
 def _transport(case: _Case) -> Iterator[Problem]:
     if case.facts.transport:
         yield from transport_problems(case.facts.transport)
@@ -302,5 +308,6 @@ _CHECKS: tuple[Callable[[_Case], Iterator[Problem]], ...] = (
     _target_name,
     _rivals,
     _freeze,
+    _connections,
     _transport,
 )

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from migration_api.conditions import PreflightReason as R
+from migration_api.wire import Connections
 from migration_operator.observation import PreflightFacts
 from migration_operator.preflight import FREEZE_BASE_SECONDS, FREEZE_STEP_SECONDS, freeze_estimate, problems
 from support.controller import (
@@ -290,6 +291,7 @@ def test_every_reason_can_be_found_and_says_what_to_do() -> None:
     tested |= {R.NO_SUITABLE_NODE, R.ALREADY_MIGRATING, R.POST_START_HOOK, R.SIDECAR_WITH_PROBES, R.FREEZE_TOO_LONG}
     tested |= {R.PATH_NOT_ALLOWED, R.ENDPOINT_NOT_ALLOWED, R.STORE_SECRET_NOT_FOUND, R.STORE_SECRET_INVALID}
     tested |= {R.STORE_UNUSABLE, R.STORE_NOT_SHARED}  # these six in test_transport.py
+    tested.add(R.CONNECTIONS_OPEN)
     assert tested == set(R)
     for reason in R:
         assert reason.meaning.endswith(".")
@@ -340,3 +342,20 @@ def test_a_claim_moves_when_both_nodes_can_mount_it(modes: tuple[str, ...], *, m
     assert [problem.reason for problem in found] == ([] if moves else [R.VOLUME_CANNOT_MOVE])
     if not moves:
         assert f"the volume data is the claim shared ({', '.join(modes) or 'not bound'})" in found[0].message
+
+
+@pytest.mark.parametrize(
+    ("policy", "found", "refused"),
+    [
+        ("Close", Connections(outside=2), False),
+        ("Refuse", Connections(outside=2), True),
+        ("Refuse", Connections(within=2), False),
+        ("Refuse", None, False),
+    ],
+)
+def test_connections_are_refused_when_that_is_asked(policy: str, found: Connections | None, *, refused: bool) -> None:
+    facts = preflight_facts(pod_facts=pod_facts().model_copy(update={"connections": found}))
+    got = problems(migration(spec={"tcpConnections": policy}), facts, NOW)
+    assert [problem.reason for problem in got] == ([R.CONNECTIONS_OPEN] if refused else [])
+    if refused:
+        assert "has 2 TCP connections with others" in got[0].message

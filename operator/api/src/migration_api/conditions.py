@@ -240,6 +240,11 @@ class PreflightReason(Explained):
         "The pod has another RuntimeClass than none or `migratable`.",
         "run the pod with the default runtime (runc) or the RuntimeClass migratable",
     )
+    CONNECTIONS_OPEN = _explained(
+        "ConnectionsOpen",
+        "The pod has TCP connections with others, and `spec.tcpConnections` is Refuse.",
+        "wait until its clients are gone, or let them be closed: set spec.tcpConnections to Close",
+    )
     ALREADY_MIGRATING = _explained(
         "AlreadyMigrating",
         "Another migration moves the same pod.",
