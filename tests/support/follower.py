@@ -32,6 +32,11 @@ class Follower:
             self._process.stdout.close()
         return self.lines
 
+    def stop(self) -> list[str]:
+        """End it though the pod goes on; return what there is of the log."""
+        self._process.kill()
+        return self.finish()
+
     def numbers(self) -> list[int]:
         """Wait for the end of the log and return its lines that are numbers."""
         return [int(line) for line in self.finish() if line.isdigit()]

@@ -1,8 +1,9 @@
 #!/bin/bash
 # PostgreSQL in /data, and pgbench beside it over its Unix socket, five seconds at a time until /data/stop is there.
 set -eu
-export PATH=/usr/lib/postgresql/17/bin:$PATH PGUSER=postgres
+export PGUSER=postgres
 user="setpriv --reuid postgres --regid postgres --init-groups"
+install -d -o postgres /run/postgresql
 install -d -o postgres -m 700 /data/pg
 $user initdb -D /data/pg -A trust >/dev/null
 echo 'host all all all trust' >> /data/pg/pg_hba.conf
