@@ -75,6 +75,7 @@ WAYS: dict[str, Way] = {
 ELSEWHERE = {
     Failpoint.OPERATOR_PROPOSE_ABORT: "the source's agent is faster, except when somebody cancels",
     Failpoint.OPERATOR_LET_GO: "a finished migration with a finalizer: somebody else must have added it",
+    Failpoint.OPERATOR_HAND_OVER: "a pod of a Deployment: test_owners.py",
     Failpoint.OPERATOR_RETURN: "a target node that is out of service",
     Failpoint.SOURCE_SEND: "the source's agent died after the dump: reached by killing it at source.sent",
     Failpoint.SOURCE_WITHDRAW: "cancelled between the request and the freeze",

@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 
+from support import machine
+from support import programs as programs_support
 from support import testbed as testbed_support
 from support.cluster import Kubectl, NotInTimeError, agents, schedulable, wait_for, what_happened, workers
 from support.follower import Follower
 from support.migration import Migrations, leftovers
+from support.table import Table
 
 REPORT = pytest.StashKey[pytest.TestReport]()
 DESELECTED = pytest.StashKey[list[pytest.Item]]()
@@ -19,6 +23,7 @@ DESELECTED = pytest.StashKey[list[pytest.Item]]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kubeconfig", help="the cluster to test; default: the environment's KUBECONFIG")
+    parser.addoption("--workloads-table", help="the page whose rows are written anew: docs/workloads.md")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -95,6 +100,24 @@ def testbed() -> testbed_support.Testbed:
     found = testbed_support.current()
     assert found, "mark the test with `testbed`: there is none"
     return found
+
+
+@pytest.fixture(scope="session")
+def programs(testbed: testbed_support.Testbed) -> None:
+    """The image of `support.programs` on every node, built where the packages are: outside the cluster's network."""
+    outside = ("nsenter", f"--net=/proc/{machine.outside()}/ns/net", "--")
+    builder = testbed_support.Testbed(testbed.name, outside)
+    builder("build", "workload-full", timeout=900)
+    builder("load", programs_support.IMAGE, timeout=300)
+
+
+@pytest.fixture(scope="session")
+def table(pytestconfig: pytest.Config) -> Iterator[Table]:
+    """The table of what moves, written at the end when a page for it is given."""
+    table = Table()
+    yield table
+    if path := pytestconfig.getoption("--workloads-table"):
+        table.write(Path(str(path)))
 
 
 @pytest.fixture(scope="session")

@@ -74,6 +74,13 @@ POST_START = {"postStart": {"exec": {"command": ["true"]}}}
 NET_ADMIN = {"capabilities": {"add": ["NET_ADMIN"]}}
 PROBE = {"exec": {"command": ["true"]}, "periodSeconds": 60}
 LIVENESS = {"tcpSocket": {"port": 6379}, "initialDelaySeconds": 2, "periodSeconds": 1, "failureThreshold": 3}
+CONNECTED = """
+import os, socket, time
+kept = socket.create_connection((os.environ["KUBERNETES_SERVICE_HOST"], int(os.environ["KUBERNETES_SERVICE_PORT"])))
+open("/tmp/connected", "w")
+time.sleep(1e6)
+"""
+CONNECTED_NOW = {"exec": {"command": ["test", "-e", "/tmp/connected"]}, "periodSeconds": 1}
 HOSTS = {"name": "hosts", "configMap": {"name": "kube-root-ca.crt"}}
 CASES = [
     Case(Why.POD_NOT_FOUND, "nobody", ask={"podName": "nobody"}),
@@ -112,6 +119,12 @@ CASES = [
         container={"volumeMounts": [{"name": "hosts", "mountPath": "/etc/hosts", "subPath": "ca.crt"}]},
     ),
     Case(Why.RUNTIME_CLASS, "e2e-other", spec={"runtimeClassName": "e2e-other"}),
+    Case(
+        Why.CONNECTIONS_OPEN,
+        "has 1 TCP connections with others",
+        container={"command": ["python3", "-c", CONNECTED], "readinessProbe": CONNECTED_NOW},
+        ask={"tcpConnections": "Refuse"},
+    ),
     Case(Why.ALREADY_MIGRATING, "earlier", prepare=start_another_migration),
     Case(Why.TARGET_IS_SOURCE, "SOURCE", ask={"target": {"nodeName": "SOURCE"}}),
     Case(Why.TARGET_NODE_NOT_FOUND, "no-such-node", ask={"target": {"nodeName": "no-such-node"}}),

@@ -92,6 +92,38 @@ def test_the_operator_changes_only_its_labels_of_a_node(
     accepted(writers.admin.patch("node", nodes[0], patch, "--dry-run=server"))
 
 
+OWNER = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "nobody", "uid": "0-0", "controller": True}
+COST = {"metadata": {"annotations": {"controller.kubernetes.io/pod-deletion-cost": "-1"}}}
+NOT_POD, NOT_TARGET = "only what hands it over", "only the pod-template-hash and the owner of a target pod"
+POD_WRITES: list[tuple[Manifest, str | None, str | None]] = [
+    (COST, None, None),
+    (labelled("pod-template-hash", "x"), None, NOT_TARGET),
+    ({"metadata": {"ownerReferences": [OWNER]}}, None, NOT_TARGET),
+    (labelled("app", "x"), NOT_TARGET, NOT_TARGET),
+    (labelled("app", None), NOT_TARGET, NOT_TARGET),
+    ({"metadata": {"annotations": {"containermigration.io/migration": "x"}}}, NOT_POD, NOT_POD),
+    ({"metadata": {"finalizers": ["example.org/x"]}}, NOT_POD, NOT_POD),
+    ({"spec": {"activeDeadlineSeconds": 1}}, NOT_POD, NOT_POD),
+]
+"""What the operator writes, and whether it may: into a target pod, into any other pod."""
+
+
+def test_the_operator_changes_of_a_pod_only_what_hands_it_over(
+    kubectl: Kubectl, namespace: str, writers: Writers
+) -> None:
+    for name, more in (("target", {"containermigration.io/migration-uid": "x"}), ("other", {})):
+        nowhere = {"nodeSelector": {"no-node": "has-this"}, "containers": [{"name": "main", "image": "none"}]}
+        metadata = {"name": name, "namespace": namespace, "labels": {"app": "it", **more}}
+        kubectl.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": nowhere})
+    for patch, *because in POD_WRITES:
+        for name, why in zip(("target", "other"), because, strict=True):
+            done = writers.operator.patch("pod", name, patch, "-n", namespace, "--dry-run=server")
+            if why is None:
+                accepted(done)
+            else:
+                refused(done, why)
+
+
 def test_the_operator_deletes_only_migrations_that_have_expired(
     migrations: Migrations, nodes: tuple[str, str], writers: Writers
 ) -> None:

@@ -252,6 +252,9 @@ class FakeNode:
         self.do("copy-shared")
         directory.mkdir(parents=True)
         (directory / "volume-data.tar").write_bytes(b"data")
+        return self.connections(shared)
+
+    def connections(self, shared: Shared) -> Connections:
         return Connections(within=2, outside=1)
 
     def shared_bytes(self, shared: Shared) -> int:

@@ -89,6 +89,18 @@ def target_pod(uid: str = TARGET_UID, node: str | None = TARGET, **changes: Any)
     return Pod(manifest("redis-moved", uid, node, metadata=metadata, status=status, **changes))
 
 
+def of_deployment(uid: str = "5f0c7c1e-0000-4000-8000-0000000000ff") -> dict[str, Any]:
+    """Return the metadata of a pod that the ReplicaSet of a Deployment owns."""
+    owner = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-6d4", "uid": uid, "controller": True}
+    labels = {"app": "web", "pod-template-hash": "6d4"}
+    return {"labels": labels, "ownerReferences": [{**owner, "blockOwnerDeletion": True}]}
+
+
+def is_ready(*, ready: bool = True, phase: str = "Running") -> dict[str, Any]:
+    """Return a pod's status."""
+    return {"phase": phase, "conditions": [{"type": "Ready", "status": str(ready)}]}
+
+
 def ready(status: str = "True", message: str = "") -> Condition:
     return Condition.model_validate(
         {

@@ -47,6 +47,11 @@ class Follower:
         for follower in list(cls._going):
             follower._end()
 
+    def stop(self) -> list[str]:
+        """End it though the pod goes on; return what there is of the log."""
+        self._process.kill()
+        return self.finish()
+
     def numbers(self) -> list[int]:
         """Wait for the end of the log and return its lines that are numbers."""
         return [int(line) for line in self.finish() if line.isdigit()]

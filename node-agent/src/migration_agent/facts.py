@@ -81,10 +81,12 @@ def pod_facts(runtime: Runtime, pod_uid: str, migration: str | None) -> PodFacts
     containers = runtime.containers(pod_uid)
     if not containers:
         return None
+    shared = runtime.shared(pod_uid)
     return PodFacts(
         pod_uid=pod_uid,
         migration=migration,
-        shared_bytes=runtime.shared_bytes(runtime.shared(pod_uid)),
+        shared_bytes=runtime.shared_bytes(shared),
+        connections=runtime.connections(shared),
         containers=tuple(
             ContainerFacts(
                 name=container.name,

@@ -96,6 +96,10 @@ class Freezer:
         """Return what the pod's containers share; to be asked before the freeze."""
         return self.runtime.shared(self.pod_uid)
 
+    def connections(self, shared: Shared) -> Connections:
+        """Return the pod's connections; while it is frozen they stay as they are."""
+        return self.runtime.connections(shared)
+
     def copy_shared(self, shared: Shared, directory: Path) -> Connections:
         """Write what the pod's containers share, and return its connections; only while all are frozen."""
         return self.runtime.copy_shared(shared, directory)

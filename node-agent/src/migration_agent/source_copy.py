@@ -119,6 +119,7 @@ class SourceCopy:
             if self._shared is not None:
                 self._connections = side.tools.freezer.copy_shared(self._shared, directory)
 
+        await self._demand_no_connections()
         moving = side.record.request.containers
         containers = [container for container in side.record.containers if container.name in moving]
         owner = await asyncio.to_thread(side.tools.freezer.memory_owner, containers)
@@ -138,6 +139,16 @@ class SourceCopy:
         total = await asyncio.to_thread(checkpoint_bytes, layout.images(side.ref.uid))
         await side.save(state=SourceState.DUMPED, dumped_at=now(), bytes_total=total, connections=self._connections)
         self._complete.set()
+
+    async def _demand_no_connections(self) -> None:
+        """New ones may have come after the preflight; from now on the packets are held back."""
+        side = self._side
+        if self._shared is None or not side.record.request.refuse_connections:
+            return
+        found = await asyncio.to_thread(side.tools.freezer.connections, self._shared)
+        if found.outside:
+            text = f"the pod has {found.outside} TCP connections with others, and spec.tcpConnections is Refuse"
+            raise CopyFailed(Reason.CHECKPOINT_FAILED, text)
 
     async def _begin_to_send(self) -> None:
         """Let the transfer follow the dump; it ends after `_complete` is set."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from migration_api.conditions import Reason
 from migration_api.failpoints import Failpoint, reach
-from migration_api.migration import Decision, MigrationStatus, Outcome
+from migration_api.migration import Decision, MigrationStatus, Outcome, TcpConnections
 from migration_api.names import FINALIZER
 from migration_api.node import MigrationNode
 from migration_api.wire import Failure, MigrationRef, Shipping, SourceRequest, TargetRequest
@@ -22,6 +22,7 @@ from migration_operator.generated import late_gate_name, names_of
 from migration_operator.kube import Kube, KubeError
 from migration_operator.node_checks import mismatches
 from migration_operator.observation import AgentView, NodeView, Observation, agent_trouble
+from migration_operator.owners import devalue, hand_over
 from migration_operator.pods import Json, Pod
 from migration_operator.queueing import Queue, claim_of
 from migration_operator.shipping import NoAccess, shipping, store_access
@@ -235,6 +236,7 @@ async def _checkpoint(turn: Turn) -> None:
         containers=_containers(o),
         order=_order(o),
         target_node=o.target_agent.node.name,
+        refuse_connections=o.migration.spec.tcp_connections is TcpConnections.REFUSE,
         freeze_budget_seconds=_freeze_budget(o, o.source_pod),
         shipping=await _shipping(turn),
     )
@@ -319,6 +321,17 @@ async def _delete_target(turn: Turn) -> None:
         await turn.kube.delete_pod(turn.o.target_pod)
 
 
+async def _hand_over(turn: Turn) -> None:
+    """The source first: the ReplicaSet reads both changes in the order in which they are made."""
+    await _write(turn)
+    source, target = turn.o.source_pod, turn.o.target_pod
+    if target is None:
+        raise Incomplete("there is no target pod to hand over")
+    if source is not None:
+        await turn.kube.patch_pod(source, devalue())
+    await turn.kube.patch_pod(target, hand_over(target))
+
+
 async def _delete_source(turn: Turn) -> None:
     await _write(turn)
     if turn.o.source_pod is not None:
@@ -348,6 +361,7 @@ _ACTIONS: dict[Action, Callable[[Turn], Awaitable[None]]] = {
     Action.RETURN: _return,
     Action.SETTLE: _settle,
     Action.DELETE_TARGET: _delete_target,
+    Action.HAND_OVER: _hand_over,
     Action.DELETE_SOURCE: _delete_source,
     Action.FORGET: _forget,
     Action.FINISH: _finish,

@@ -9,6 +9,7 @@ from migration_api.conditions import Reason
 from migration_api.migration import Decision, Outcome
 from migration_api.wire import SourceReport, SourceState, TargetReport
 from migration_operator.observation import AgentView, Observation
+from migration_operator.owners import awaits_owner
 from migration_operator.step import STEPS, Action, Step
 
 
@@ -126,13 +127,35 @@ def _give_the_target_node_up(o: Observation, agent: AgentView) -> Step:
 
 
 def _release_the_source(o: Observation) -> Step | None:
-    agent, pod = o.source_agent, o.source_pod
+    agent = o.source_agent
     if not _settled(agent, o.source) and agent is not None:
         if agent.reached:
             message = f"the agent on {agent.node.name} kills what is frozen there"
             return Step(Action.SETTLE, Reason.RELEASING_SOURCE, message)
         hint = "the container runs on the target node; the frozen source pod is deleted when the agent is back"
         return unreachable(agent, hint, stalled=agent.node.silent(o.now))
+    return _hand_over(o) or _delete_the_source(o)
+
+
+def _hand_over(o: Observation) -> Step | None:
+    """A pod of a Deployment is replaced only by one that its ReplicaSet will keep; see `owners`.
+
+    The source's container is dead: whatever readiness the API server still shows, its kubelet is about to correct.
+    """
+    source, target = o.source_pod, o.target_pod
+    if target is None or target.deleting or target.ended or not awaits_owner(target):
+        return None
+    if target.phase != "Running":
+        return Step(Action.WAIT, Reason.RELEASING_SOURCE, f"waiting for the kubelet to report that {target.name} runs")
+    if source is not None and source.ready and not source.deleting:
+        message = f"waiting for the kubelet to report that the source pod {source.name} has ended"
+        return Step(Action.WAIT, Reason.RELEASING_SOURCE, message)
+    message = f"the ReplicaSet of the source pod gets {target.name} in its place"
+    return Step(Action.HAND_OVER, Reason.RELEASING_SOURCE, message)
+
+
+def _delete_the_source(o: Observation) -> Step | None:
+    pod = o.source_pod
     if pod is None:
         return None
     if pod.deleting:

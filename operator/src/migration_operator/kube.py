@@ -136,6 +136,24 @@ class Kube:
         """Delete this very pod, never another one of the same name; nothing when it is gone."""
         await self._delete(_pod_path(pod.namespace, pod.name), pod.uid)
 
+    async def patch_pod(self, pod: Pod, body: Json) -> None:
+        """Merge into the metadata of this very pod; nothing when it is gone.
+
+        Raises:
+            ConflictError: another pod has its name.
+        """
+        try:
+            await self._patch(
+                _pod_path(pod.namespace, pod.name), {"metadata": {**mapping(body.get("metadata")), "uid": pod.uid}}
+            )
+        except KubeError as error:
+            if error.status != _NOT_FOUND:
+                raise
+
+    async def claim(self, namespace: str, name: str) -> Json | None:
+        """Return a PersistentVolumeClaim."""
+        return await self._get(f"/api/v1/namespaces/{namespace}/persistentvolumeclaims/{name}")
+
     # --- Secrets
 
     async def secret(self, namespace: str, name: str) -> Json | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from migration_api.conditions import ConditionType
@@ -98,6 +99,7 @@ class PreflightFacts:
         pod_facts: what the source's agent says about the pod; None when it knows no such pod or was not reached.
         agent_problem: why the source's agent was not reached.
         transport: how the checkpoint is to travel, and what the nodes found when they tried it.
+        claims: the access modes of the claims that the pod uses; a claim that is not there has none.
     """
 
     pod: Pod | None
@@ -110,6 +112,7 @@ class PreflightFacts:
     pod_facts: PodFacts | None = None
     agent_problem: str = ""
     transport: TransportFacts | None = None
+    claims: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
 
 
 @dataclass(frozen=True)

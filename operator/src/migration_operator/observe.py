@@ -169,10 +169,20 @@ async def _preflight(
         ),
         pod_facts=pod_facts,
         agent_problem=agent_problem,
+        claims=await _claims(kube, pod),
         transport=await _transport(
             kube, agents, namespace, transport, source=source, targets=(target,) if target else candidates
         ),
     )
+
+
+async def _claims(kube: Kube, pod: Pod) -> dict[str, frozenset[str]]:
+    names = sorted(set(pod.claims.values()))
+    found = await asyncio.gather(*(kube.claim(pod.namespace, name) for name in names))
+    return {
+        name: frozenset(str(mode) for mode in mapping((claim or {}).get("status")).get("accessModes") or ())
+        for name, claim in zip(names, found, strict=True)
+    }
 
 
 async def _transport(

@@ -70,6 +70,12 @@ class Pod:
         return str(self.status.get("phase", ""))
 
     @property
+    def ready(self) -> bool:
+        """What its kubelet said last."""
+        conditions = mappings(self.status.get("conditions"))
+        return any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions)
+
+    @property
     def deleting(self) -> bool:
         return bool(self.metadata.get("deletionTimestamp"))
 
@@ -82,6 +88,14 @@ class Pod:
     def migration(self) -> str | None:
         """The UID of the migration that this pod was created for."""
         return mapping(self.metadata.get("annotations")).get(ANNOTATION_MIGRATION)
+
+    @property
+    def claims(self) -> dict[str, str]:
+        """The PersistentVolumeClaims that it mounts, by the names of its volumes."""
+        found = {
+            str(v.get("name")): mapping(v.get("persistentVolumeClaim")) for v in mappings(self.spec.get("volumes"))
+        }
+        return {volume: str(claim["claimName"]) for volume, claim in found.items() if claim.get("claimName")}
 
     @property
     def sidecars(self) -> list[Json]:

@@ -8,13 +8,14 @@ from datetime import datetime
 from typing import cast
 
 from migration_api.conditions import PreflightReason as Why
-from migration_api.migration import ContainerMigration
+from migration_api.migration import ContainerMigration, TcpConnections
 from migration_api.names import RUNTIME_HANDLER
 from migration_api.transport import Transport
 from migration_api.wire import PodFacts
 from migration_operator.freeze_budget import effective_freeze_budget
 from migration_operator.node_checks import Problem, mismatches, node_problems, unfit
 from migration_operator.observation import NodeView, PreflightFacts
+from migration_operator.owners import objection
 from migration_operator.pods import Pod, mapping, mappings
 from migration_operator.transport_checks import transport_problems
 
@@ -39,6 +40,7 @@ ROOM_FACTOR = 1.2
 """How much more than its memory a checkpoint may take: descriptors and changed files."""
 
 _MOVABLE_VOLUMES = {"configMap", "secret", "projected", "downwardAPI", "emptyDir"}
+_SHARED_CLAIMS = {"ReadWriteMany", "ReadOnlyMany"}
 _NETWORK_CAPABILITIES = {"NET_ADMIN", "NET_RAW", "SYS_ADMIN", "ALL"}
 _HOST_NAMESPACES = ("hostNetwork", "hostPID", "hostIPC")
 _MEBIBYTE = 1024 * 1024
@@ -89,10 +91,8 @@ def _running(case: _Case) -> Iterator[Problem]:
 
 
 def _owner(case: _Case) -> Iterator[Problem]:
-    for owner in mappings(case.pod.metadata.get("ownerReferences")):
-        if owner.get("controller"):
-            what = f"pod {case.pod.name} belongs to the {owner.get('kind')} {owner.get('name')}"
-            yield Problem(Why.POD_OWNED, f"{what}, which would start a replacement")
+    if what := objection(case.pod):
+        yield Problem(Why.POD_OWNED, what)
 
 
 def _containers(case: _Case) -> Iterator[Problem]:
@@ -141,6 +141,9 @@ def _namespaces(case: _Case) -> Iterator[Problem]:
 def _volumes(case: _Case) -> Iterator[Problem]:
     for volume in mappings(case.pod.spec.get("volumes")):
         kinds = [key for key in volume if key != "name"]
+        if claim := case.pod.claims.get(str(volume.get("name"))):
+            yield from _claim(case, str(volume.get("name")), claim)
+            continue
         huge = str(mapping(volume.get("emptyDir")).get("medium", "")).startswith("HugePages")
         if huge or not set(kinds) <= _MOVABLE_VOLUMES:
             yield Problem(
@@ -151,6 +154,17 @@ def _volumes(case: _Case) -> Iterator[Problem]:
     mounts = [m for c in case.pod.lasting for m in mappings(c.get("volumeMounts"))]
     if any(str(m.get("mountPath", "")).rstrip("/") == "/etc/hosts" for m in mounts):
         yield Problem(Why.HOSTS_FILE_MOUNTED, f"pod {case.pod.name} mounts its own /etc/hosts")
+
+
+def _claim(case: _Case, volume: str, claim: str) -> Iterator[Problem]:
+    """What both nodes can mount at once stays where it is; the target pod mounts it as the source does."""
+    modes = case.facts.claims.get(claim, frozenset())
+    if not modes & _SHARED_CLAIMS:
+        yield Problem(
+            Why.VOLUME_CANNOT_MOVE,
+            f"the volume {volume} is the claim {claim} ({', '.join(sorted(modes)) or 'not bound'}), which the target's "
+            f"node cannot mount before the source has gone; only {' and '.join(sorted(_SHARED_CLAIMS))} can",
+        )
 
 
 def _runtime_class(case: _Case) -> Iterator[Problem]:
@@ -269,6 +283,12 @@ def _freeze(case: _Case) -> Iterator[Problem]:
         )
 
 
+def _connections(case: _Case) -> Iterator[Problem]:
+    found = case.facts.pod_facts and case.facts.pod_facts.connections
+    if case.migration.spec.tcp_connections is TcpConnections.REFUSE and found and found.outside:
+        yield Problem(Why.CONNECTIONS_OPEN, f"pod {case.pod.name} has {found.outside} TCP connections with others")
+
+
 def _transport(case: _Case) -> Iterator[Problem]:
     if case.facts.transport:
         yield from transport_problems(case.facts.transport)
@@ -288,5 +308,6 @@ _CHECKS: tuple[Callable[[_Case], Iterator[Problem]], ...] = (
     _target_name,
     _rivals,
     _freeze,
+    _connections,
     _transport,
 )

@@ -8,8 +8,15 @@ import re
 from collections.abc import Iterable
 
 from migration_api.migration import ContainerMigration, Target
-from migration_api.names import ANNOTATION_MIGRATION, ANNOTATION_PLACEMENT, LABEL_MIGRATION, RUNTIME_HANDLER
+from migration_api.names import (
+    ANNOTATION_MIGRATION,
+    ANNOTATION_OWNER,
+    ANNOTATION_PLACEMENT,
+    LABEL_MIGRATION,
+    RUNTIME_HANDLER,
+)
 from migration_operator.generated import add_generated, suffix, without_generated
+from migration_operator.owners import HASH_LABEL, set_aside
 from migration_operator.pods import Json, Pod, mapping, mappings
 
 _NAME_LENGTH = 63
@@ -68,21 +75,28 @@ def target_pod(
     for container in _all_containers(spec):
         _adapt_container(container, source)
     add_generated(spec, migration.spec.containers or source.order, migration.metadata.uid, late=late)
+    owner = set_aside(source)
+    left_out = {HASH_LABEL} if owner else set[str]()
     return {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {
             "name": name,
             "namespace": source.namespace,
-            "labels": {**mapping(source.metadata.get("labels")), LABEL_MIGRATION: migration.metadata.uid},
+            "labels": {**_without(left_out, source.metadata.get("labels")), LABEL_MIGRATION: migration.metadata.uid},
             "annotations": {
-                **{k: v for k, v in mapping(source.metadata.get("annotations")).items() if k != _LAST_APPLIED},
+                **_without({_LAST_APPLIED, ANNOTATION_OWNER}, source.metadata.get("annotations")),
+                **owner,
                 ANNOTATION_MIGRATION: migration.metadata.uid,
                 ANNOTATION_PLACEMENT: json.dumps(placement, sort_keys=True, separators=(",", ":")),
             },
         },
         "spec": spec,
     }
+
+
+def _without(names: set[str], of: object) -> Json:
+    return {key: value for key, value in mapping(of).items() if key not in names}
 
 
 def _first_placement(source: Pod) -> Json:

@@ -226,6 +226,16 @@ async def test_a_failed_dump_aborts_with_its_reason_and_goes_on(world: World) ->
     assert world.node.status_ is RUNNING
 
 
+async def test_connections_that_came_after_the_preflight_are_refused_when_that_is_asked(world: World) -> None:
+    task = source_request().task.model_copy(update={"refuse_connections": True})
+    world.journal.save(SourceRecord(request=task, boot_id=world.clock.boot))
+    world.agent(restarted=False)
+    await world.reach(SourceState.THAWED)
+    assert world.cluster.failure is not None
+    assert "1 TCP connections with others, and spec.tcpConnections is Refuse" in world.cluster.failure.message
+    assert world.node.log == ["fence", "drop", "pause", "resume", "undrop", "unfence"], "it was dumped all the same"
+
+
 async def test_a_failed_transfer_aborts_unless_the_target_has_committed(world: World) -> None:
     world.peers.send_error = TransferFailed("the last answer was lost")
     world.registers.before_propose = lambda: world.cluster.decide(Decision.COMMIT)

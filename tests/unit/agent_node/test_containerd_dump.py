@@ -52,6 +52,9 @@ def dumping(
         host.root / "proc/1/mountinfo",
         f"1 2 0:1 / /{BUNDLES}/abc/rootfs rw - overlay overlay rw,upperdir={upper},workdir=/w\n",
     )
+    for name in ("tmp", "srv/deeper", "no single\nword"):
+        (host.root / "proc/100/root" / name).mkdir(parents=True)
+    (host.root / "proc/100/root/bin").symlink_to("usr/bin")
     container = the_one(containerd)
     containerd.pause(container)
     dump = Dump(container, host.root / "run/container-migration/images/migration/app", "migration")
@@ -102,6 +105,8 @@ def test_criu_is_told_by_a_file_written_anew(dumping: Dumping) -> None:
         "action-script /opt/container-migration/bin/runc-migratable",
         "network-lock skip",
         "ghost-limit 256M",
+        "irmap-scan-path /srv",
+        "irmap-scan-path /tmp",
     ]
 
 
@@ -141,6 +146,44 @@ def test_a_failed_dump_says_what_criu_said_and_stays_paused(dumping: Dumping) ->
     assert message.startswith("the checkpoint of container app failed: ")
     assert [f"reason {n}" in message for n in range(5)] == [False, False, True, True, True]
     assert dumping.runc.status["abc"] == "paused"
+
+
+@pytest.mark.parametrize(
+    ("line", "means"),
+    [
+        (
+            "Error (criu/sk-unix.c:881): unix: Can't dump half of stream unix connection. name: /x",
+            "a Unix socket in it",
+        ),
+        (
+            "Error (criu/sk-unix.c:1): unix: External socket is used. Consider using --ext-unix-sk",
+            "a Unix socket in it",
+        ),
+        (
+            "Error (criu/files-reg.c:1031): Can't dump ghost file /tmp/#1 of 9 size, increase limit",
+            "larger than 256 MiB",
+        ),
+        ("Error (criu/fsnotify.c:284): fsnotify: Can't dump that handle", "watches (inotify"),
+        (
+            "Error (criu/files-ext.c:96): Can't dump file 3 of that type [600] (unknown anon_inode:[io_uring])",
+            "io_uring,",
+        ),
+        ("Error (criu/files-ext.c:96): Can't dump file 3 of that type [20600] (chr 10:229)", "a device or another"),
+        ("Error (criu/files-reg.c:1790): Can't lookup mount=119 for fd=2 path=/x", "not mounted in the container"),
+    ],
+)
+def test_what_criu_says_is_said_in_a_sentence_first(dumping: Dumping, line: str, means: str) -> None:
+    def checkpoint(call: Call) -> None:
+        write(dumping.dump.directory / "work/dump.log", f"(00.1) {line}\n(00.2) Error (criu/x.c:1): Dumping FAILED.\n")
+        raise fails(call, "criu failed")
+
+    dumping.runc.on_checkpoint = checkpoint
+    with pytest.raises(RuntimeFailure) as caught:
+        dumping.run()
+    message = str(caught.value)
+    assert means in message.partition(" (CRIU: ")[0]
+    assert line in message.partition(" (CRIU: ")[2]
+    assert "Dumping FAILED" in message
 
 
 def test_a_failed_dump_without_a_log_says_what_runc_said(dumping: Dumping) -> None:

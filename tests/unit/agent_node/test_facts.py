@@ -10,6 +10,7 @@ from migration_agent.facts import kernel_features, node_facts, pod_facts, proble
 from migration_agent.runtime.containerd import Containerd
 from migration_agent.runtime.interface import Container, Runtime
 from migration_api.node import NodeFacts
+from migration_api.wire import Connections
 from support.fake_host import Call, FakeHost, fails, write
 
 CONFIGURATION = """
@@ -143,6 +144,7 @@ def runtime_with(*containers: Container) -> Runtime:
 
     runtime = create_autospec(Containerd, instance=True)
     runtime.containers.side_effect = of_pod
+    runtime.connections.return_value = Connections(within=1, outside=2)
     return runtime
 
 
@@ -155,6 +157,7 @@ def test_pod_facts_name_containers_and_the_migration_that_holds_the_pod() -> Non
     facts = pod_facts(runtime, UID, UID)
     assert facts is not None
     assert facts.migration == UID
+    assert facts.connections == Connections(within=1, outside=2)
     assert [(c.name, c.container_id, c.memory_bytes, c.runtime) for c in facts.containers] == [
         ("app", "abc", 4096, "runc")
     ]

@@ -18,7 +18,8 @@ OPERATOR_RIGHTS = {
     "containermigration.io/migrationnodes": "get list watch",
     "/events": "create",
     "/nodes": "get list patch watch",
-    "/pods": "create delete get list watch",
+    "/pods": "create delete get list patch watch",
+    "/persistentvolumeclaims": "get",
     "/secrets": "create get",
 }
 AGENT_RIGHTS = {
@@ -38,6 +39,7 @@ POLICIES = {
         for resource in ("migrationnodes", "migrationnodes/status")
     },
     "container-migration-pods": {"DELETE pods"},
+    "container-migration-ownership": {"UPDATE pods"},
     "container-migration-expiry": {"DELETE containermigrations"},
     "container-migration-nodes": {"UPDATE nodes"},
     "container-migration-secrets": {"CREATE secrets"},
@@ -131,6 +133,7 @@ def test_policies_know_the_accounts_of_the_release_namespace(render: Render) -> 
         "container-migration-status": {operator, agent},
         "container-migration-migrationnodes": {operator, agent},
         "container-migration-pods": {agent},
+        "container-migration-ownership": {operator},
         "container-migration-expiry": {operator},
         "container-migration-nodes": {operator},
         "container-migration-secrets": {operator},
@@ -144,6 +147,7 @@ def test_agents_speak_for_the_node_in_their_token(manifests: list[Manifest]) -> 
     assert by_node == set(POLICIES) - {
         "container-migration-nodes",
         "container-migration-expiry",
+        "container-migration-ownership",
         "container-migration-secrets",
         "container-migration-out-of-service",
     }

@@ -9,8 +9,10 @@ import pytest
 
 from migration_api.conditions import Reason
 from migration_api.migration import Decision, Outcome
+from migration_api.names import ANNOTATION_MIGRATION
 from migration_api.wire import Failure, SourceReport, SourceState, TargetReport, TargetState
 from migration_operator.observation import AgentView, Observation
+from migration_operator.owners import set_aside
 from migration_operator.plan import plan
 from migration_operator.step import Action, Step
 from support.controller import (
@@ -18,11 +20,13 @@ from support.controller import (
     NOW,
     SOURCE,
     TARGET,
+    UID,
     adopted,
     agent,
     begun,
     migration,
     migration_node,
+    of_deployment,
     preflight_facts,
     source_pod,
     target_pod,
@@ -91,7 +95,18 @@ IDENTITIES: tuple[dict[str, Any], ...] = (
 )
 DELETED: dict[str, Any] = {"metadata": {"deletionTimestamp": "2026-05-04T12:00:00Z"}}
 SOURCE_PODS = (None, source_pod(), source_pod(**DELETED), source_pod(status={"phase": "Failed"}))
-TARGET_PODS = (None, target_pod(), target_pod(node=None), target_pod(**DELETED), target_pod(status={"phase": "Failed"}))
+AWAITS_OWNER = target_pod(
+    status={"phase": "Running"},
+    metadata={"annotations": {ANNOTATION_MIGRATION: UID, **set_aside(source_pod(metadata=of_deployment()))}},
+)
+TARGET_PODS = (
+    None,
+    target_pod(),
+    target_pod(node=None),
+    target_pod(**DELETED),
+    target_pod(status={"phase": "Failed"}),
+    AWAITS_OWNER,
+)
 LATE: dict[str, Any] = {"timings": {"startedAt": NOW - timedelta(days=1)}}
 
 
@@ -133,7 +148,7 @@ def test_over_the_whole_space_a_decision_rules_out_what_contradicts_it() -> None
         else:
             assert step.action not in {Action.FORGET, Action.FINISH, Action.SETTLE, Action.DELETE_TARGET}, where
         if o.outcome is not Outcome.RESUMED:
-            assert step.action is not Action.DELETE_SOURCE, where
+            assert step.action not in {Action.HAND_OVER, Action.DELETE_SOURCE}, where
             assert step.reason is not Reason.SUCCEEDED, where
         given_up = o.target_agent is not None and o.target_agent.node.out_of_service and not o.outcome
         if o.decision is Decision.COMMIT and o.outcome is not Outcome.RETURNED and not given_up:

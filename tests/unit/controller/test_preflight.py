@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from migration_api.conditions import PreflightReason as R
+from migration_api.wire import Connections
 from migration_operator.observation import PreflightFacts
 from migration_operator.preflight import FREEZE_BASE_SECONDS, FREEZE_STEP_SECONDS, freeze_estimate, problems
 from support.controller import (
@@ -65,7 +66,17 @@ POD_TABLE: list[tuple[R, dict[str, Any], str]] = [
     (
         R.POD_OWNED,
         {"metadata": {"ownerReferences": [{"kind": "ReplicaSet", "name": "web-1", "controller": True}]}},
-        "ReplicaSet web-1",
+        "ReplicaSet web-1, which no Deployment owns",
+    ),
+    *(
+        (R.POD_OWNED, {"metadata": {"ownerReferences": [{"kind": kind, "name": "it", "controller": True}]}}, words)
+        for kind, words in (
+            ("StatefulSet", "StatefulSet it, which allows no second pod of that name"),
+            ("DaemonSet", "DaemonSet it, which runs its own pod on every node"),
+            ("Job", "Job it, which would take the end of the source pod for a failure"),
+            ("Node", "Node it, as a static pod"),
+            ("Rollout", "Rollout it, which would start a replacement"),
+        )
     ),
     (
         R.PRIVILEGED_INIT_CONTAINER,
@@ -93,7 +104,7 @@ POD_TABLE: list[tuple[R, dict[str, Any], str]] = [
     (
         R.VOLUME_CANNOT_MOVE,
         {"spec": {"volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]}},
-        "data (persistentVolumeClaim)",
+        "data is the claim data (not bound)",
     ),
     (
         R.HOSTS_FILE_MOUNTED,
@@ -280,6 +291,7 @@ def test_every_reason_can_be_found_and_says_what_to_do() -> None:
     tested |= {R.NO_SUITABLE_NODE, R.ALREADY_MIGRATING, R.POST_START_HOOK, R.SIDECAR_WITH_PROBES, R.FREEZE_TOO_LONG}
     tested |= {R.PATH_NOT_ALLOWED, R.ENDPOINT_NOT_ALLOWED, R.STORE_SECRET_NOT_FOUND, R.STORE_SECRET_INVALID}
     tested |= {R.STORE_UNUSABLE, R.STORE_NOT_SHARED}  # these six in test_transport.py
+    tested.add(R.CONNECTIONS_OPEN)
     assert tested == set(R)
     for reason in R:
         assert reason.meaning.endswith(".")
@@ -311,3 +323,39 @@ def test_everything_is_said_at_once() -> None:
         R.VOLUME_CANNOT_MOVE,
         R.TARGET_IS_SOURCE,
     ]
+
+
+@pytest.mark.parametrize(
+    ("modes", "moves"),
+    [
+        (("ReadWriteOnce",), False),
+        (("ReadWriteOncePod",), False),
+        ((), False),
+        (("ReadWriteMany",), True),
+        (("ReadOnlyMany",), True),
+        (("ReadWriteOnce", "ReadWriteMany"), True),
+    ],
+)
+def test_a_claim_moves_when_both_nodes_can_mount_it(modes: tuple[str, ...], *, moves: bool) -> None:
+    pod = source_pod(spec={"volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "shared"}}]})
+    found = problems(migration(), preflight_facts(pod=pod, claims={"shared": frozenset(modes)}), NOW)
+    assert [problem.reason for problem in found] == ([] if moves else [R.VOLUME_CANNOT_MOVE])
+    if not moves:
+        assert f"the volume data is the claim shared ({', '.join(modes) or 'not bound'})" in found[0].message
+
+
+@pytest.mark.parametrize(
+    ("policy", "found", "refused"),
+    [
+        ("Close", Connections(outside=2), False),
+        ("Refuse", Connections(outside=2), True),
+        ("Refuse", Connections(within=2), False),
+        ("Refuse", None, False),
+    ],
+)
+def test_connections_are_refused_when_that_is_asked(policy: str, found: Connections | None, *, refused: bool) -> None:
+    facts = preflight_facts(pod_facts=pod_facts().model_copy(update={"connections": found}))
+    got = problems(migration(spec={"tcpConnections": policy}), facts, NOW)
+    assert [problem.reason for problem in got] == ([R.CONNECTIONS_OPEN] if refused else [])
+    if refused:
+        assert "has 2 TCP connections with others" in got[0].message

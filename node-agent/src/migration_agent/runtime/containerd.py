@@ -142,15 +142,23 @@ class Containerd:
 
     def copy_shared(self, shared: Shared, directory: Path) -> Connections:
         """Write the pod's emptyDir volumes and its sandbox's /dev/shm, and what its network is like. See `Runtime`."""
-        pid = shared.network_pid
+        found = self.connections(shared)
         try:
             volumes.copy_shared(self._host, shared.pod_uid, shared.shared_memory, directory)
-            found = Connections() if pid is None else connections(self._host.path(f"/proc/{pid}"))
             if found.stay:
                 (directory / ONLY_LOOPBACK).touch(mode=0o600)
         except (rootfs.RootfsFailure, OSError) as error:
             raise RuntimeFailure(str(error)) from error
         return found
+
+    def connections(self, shared: Shared) -> Connections:
+        """Count those in the sandbox's network namespace. See `Runtime`."""
+        if shared.network_pid is None:
+            return Connections()
+        try:
+            return connections(self._host.path(f"/proc/{shared.network_pid}"))
+        except OSError as error:
+            raise RuntimeFailure(f"the connections of pod {shared.pod_uid} could not be read: {error}") from error
 
     def shared_bytes(self, shared: Shared) -> int:
         """Return about how much `copy_shared` would write. See `Runtime`."""

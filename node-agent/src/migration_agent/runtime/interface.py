@@ -144,6 +144,14 @@ class Runtime(Protocol):
         """
         ...
 
+    def connections(self, shared: Shared) -> Connections:
+        """Count the TCP connections that the pod has now; none for a pod without a network of its own.
+
+        Raises:
+            RuntimeFailure: they could not be read.
+        """
+        ...
+
     def shared_bytes(self, shared: Shared) -> int:
         """Return about how much `copy_shared` would write, in bytes."""
         ...

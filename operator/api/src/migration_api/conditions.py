@@ -186,8 +186,8 @@ class PreflightReason(Explained):
     )
     POD_OWNED = _explained(
         "PodOwned",
-        "A controller owns the pod and would start a replacement.",
-        "move a pod without a controller; others cannot be moved yet",
+        "A controller owns the pod and would not accept another one in its place.",
+        "move a pod of a Deployment, or one without a controller; others cannot be moved yet",
     )
     CONTAINER_NOT_FOUND = _explained(
         "ContainerNotFound",
@@ -228,7 +228,7 @@ class PreflightReason(Explained):
     VOLUME_CANNOT_MOVE = _explained(
         "VolumeCannotMove",
         "A volume's data is on the source node only, or cannot be copied.",
-        "keep the data in memory or in a volume type that moves",
+        "keep the data in memory, in an emptyDir volume, or in a claim that many nodes can mount (ReadWriteMany)",
     )
     HOSTS_FILE_MOUNTED = _explained(
         "HostsFileMounted",
@@ -239,6 +239,11 @@ class PreflightReason(Explained):
         "RuntimeClassUnsupported",
         "The pod has another RuntimeClass than none or `migratable`.",
         "run the pod with the default runtime (runc) or the RuntimeClass migratable",
+    )
+    CONNECTIONS_OPEN = _explained(
+        "ConnectionsOpen",
+        "The pod has TCP connections with others, and `spec.tcpConnections` is Refuse.",
+        "wait until its clients are gone, or let them be closed: set spec.tcpConnections to Close",
     )
     ALREADY_MIGRATING = _explained(
         "AlreadyMigrating",

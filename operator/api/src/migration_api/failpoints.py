@@ -39,6 +39,7 @@ class Failpoint(StrEnum):
     OPERATOR_SETTLE = "operator.Settle"
     OPERATOR_RETURN = "operator.Return"
     OPERATOR_DELETE_TARGET = "operator.DeleteTarget"
+    OPERATOR_HAND_OVER = "operator.HandOver"
     OPERATOR_DELETE_SOURCE = "operator.DeleteSource"
     OPERATOR_FORGET = "operator.Forget"
     OPERATOR_FINISH = "operator.Finish"

@@ -34,6 +34,8 @@ class TcpConnections(StrEnum):
 
     CLOSE = "Close"
     """Clients are disconnected at the commit and reconnect; listening sockets go on."""
+    REFUSE = "Refuse"
+    """A pod that has any with others is not moved."""
 
 
 class Decision(StrEnum):
@@ -89,7 +91,8 @@ class MigrationSpec(Model):
     """How the checkpoint travels. Absent: as the chart's value `transport.default` says, which is `Direct` unless the
     cluster's admin has changed it."""
     tcp_connections: TcpConnections = TcpConnections.CLOSE
-    """What becomes of established TCP connections. `Close`: clients reconnect."""
+    """What becomes of established TCP connections with others. `Close`: clients reconnect. `Refuse`: the pod is not
+    moved while it has any."""
     freeze_budget_seconds: Annotated[int, Field(ge=1, le=3600, json_schema_extra={"format": "int32"})] = 30
     """How long the container may stand still before the migration is given up, in seconds. The effective budget is less
     when the pod has HTTP, TCP or gRPC liveness probes: the kubelet would kill the frozen container."""

@@ -19,6 +19,9 @@ LABEL_MIGRATION = f"{GROUP}/migration-uid"
 ANNOTATION_PLACEMENT = f"{GROUP}/original-placement"
 """On a target pod: where its first source pod was allowed to run, as JSON, so that no move narrows the next one."""
 
+ANNOTATION_OWNER = f"{GROUP}/owner"
+"""On a target pod: by what its source's ReplicaSet knows its pods, as JSON; it is handed over in the end."""
+
 FINALIZER = f"{GROUP}/migration"
 """On a ContainerMigration from before anything is touched until nothing is left to do."""
 

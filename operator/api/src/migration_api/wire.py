@@ -138,6 +138,8 @@ class SourceTask(_PodTask):
 
     target_node: DnsName
     freeze_budget_seconds: Annotated[int, Field(ge=1, le=3600)]
+    refuse_connections: bool = False
+    """Go back when the frozen pod has TCP connections with others."""
 
 
 class SourceRequest(SourceTask):
@@ -235,7 +237,7 @@ class Failure(Model):
 
 
 class Connections(Model):
-    """The connected TCP sockets of a pod while it is frozen."""
+    """The connected TCP sockets of a pod."""
 
     within: Annotated[int, Field(ge=0)] = 0
     """Those whose connections have both ends on the pod's loopback."""
@@ -321,6 +323,8 @@ class PodFacts(Model):
     containers: tuple[ContainerFacts, ...]
     shared_bytes: Bytes = 0
     """What its emptyDir volumes and /dev/shm are expected to take in a checkpoint."""
+    connections: Connections | None = None
+    """Absent: an agent that does not count them."""
     migration: Uid | None = None
     """The migration that holds the pod in this node's journal, if any."""
 

@@ -1,0 +1,82 @@
+"""Pods that a controller owns: those of Deployments move, and their ReplicaSet gets the target for the source. Pure.
+
+Of pods that it has too many of, a ReplicaSet deletes first those that are not assigned, then Pending, then not Ready,
+then those of the lowest deletion cost. So the target must not be its own while it waits at the gate: it has all the
+source's labels, for Services, but the one by which the ReplicaSet knows its pods. It is handed over when it runs and
+the source, whose container is dead by then, is not Ready: then the source is the one too many, whatever else happens,
+and the ReplicaSet never has too few.
+"""
+
+from __future__ import annotations
+
+import json
+
+from migration_api.names import ANNOTATION_OWNER
+from migration_operator.pods import Json, Pod, mapping, mappings
+
+HASH_LABEL = "pod-template-hash"
+"""By it the ReplicaSets of a Deployment tell their pods apart; it is in their selectors."""
+
+COST_ANNOTATION = "controller.kubernetes.io/pod-deletion-cost"
+LOWEST_COST = "-2147483648"
+
+
+def controller_of(pod: Pod) -> Json | None:
+    """Return the owner reference of the pod's controller."""
+    return next((it for it in mappings(pod.metadata.get("ownerReferences")) if it.get("controller")), None)
+
+
+def is_of_deployment(pod: Pod) -> bool:
+    owner = controller_of(pod)
+    return owner is not None and owner.get("kind") == "ReplicaSet" and HASH_LABEL in mapping(pod.metadata.get("labels"))
+
+
+def set_aside(pod: Pod) -> dict[str, str]:
+    """Return the annotation that keeps what a source pod's ReplicaSet knows it by, until the target is handed over."""
+    owner = controller_of(pod)
+    if owner is None or not is_of_deployment(pod):
+        return {}
+    # Without blockOwnerDeletion: some clusters allow that only to those who may change the ReplicaSet.
+    reference = {key: owner.get(key) for key in ("apiVersion", "kind", "name", "uid", "controller")}
+    kept = {"hash": mapping(pod.metadata.get("labels"))[HASH_LABEL], "owner": reference}
+    return {ANNOTATION_OWNER: json.dumps(kept, sort_keys=True, separators=(",", ":"))}
+
+
+def awaits_owner(pod: Pod) -> bool:
+    """Return whether a target pod is still to be handed over."""
+    return bool(hand_over(pod)) and HASH_LABEL not in mapping(pod.metadata.get("labels"))
+
+
+def hand_over(pod: Pod) -> Json:
+    """Return the patch by which a target pod becomes its ReplicaSet's; empty when there is none to get it."""
+    try:
+        kept = mapping(json.loads(str(mapping(pod.metadata.get("annotations")).get(ANNOTATION_OWNER, ""))))
+    except ValueError:
+        return {}
+    if not kept.get("hash") or not mapping(kept.get("owner")).get("uid"):
+        return {}
+    return {"metadata": {"labels": {HASH_LABEL: kept["hash"]}, "ownerReferences": [kept["owner"]]}}
+
+
+def devalue() -> Json:
+    """Return the patch by which a source pod is the first that its ReplicaSet deletes."""
+    return {"metadata": {"annotations": {COST_ANNOTATION: LOWEST_COST}}}
+
+
+_WHY = {
+    "ReplicaSet": "which no Deployment owns: it would take the target pod for one too many",
+    "StatefulSet": "which allows no second pod of that name, so none can be prepared before the source is gone",
+    "DaemonSet": "which runs its own pod on every node",
+    "Job": "which would take the end of the source pod for a failure of its work",
+    "Node": "as a static pod, which the kubelet starts from a file on that node",
+}
+
+
+def objection(pod: Pod) -> str:
+    """Return why a pod cannot be moved because of its controller; empty when it can."""
+    owner = controller_of(pod)
+    if owner is None or is_of_deployment(pod):
+        return ""
+    kind = str(owner.get("kind"))
+    why = _WHY.get(kind, "which would start a replacement")
+    return f"pod {pod.name} belongs to the {kind} {owner.get('name')}, {why}"
