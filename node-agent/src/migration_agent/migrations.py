@@ -12,13 +12,14 @@ from migration_agent.gate import Gates
 from migration_agent.journal import Journal, JournalDamaged, SourceRecord, TargetRecord
 from migration_agent.peer import Admission, Refused
 from migration_agent.ports import Clock, PeerState
+from migration_agent.room import Room
 from migration_agent.source import SourceSide
 from migration_agent.target import TargetSide
 from migration_agent.ticket import Ticket, TicketConflict, Tickets, TicketState, ticket_for
 from migration_agent.transport.frames import Question
 from migration_agent.transport.manifest import ManifestEntry
 from migration_agent.vault import OtherKey, Vault
-from migration_api.wire import MigrationReport, Shipping, SourceRequest, TargetRequest
+from migration_api.wire import Files, MigrationReport, Shipping, SourceRequest, TargetRequest
 
 log = logging.getLogger(__name__)
 
@@ -63,9 +64,18 @@ class Migrations:
     """One per agent. Requests about one migration are taken one after another."""
 
     def __init__(
-        self, journal: Journal, vault: Vault, tickets: Tickets, clock: Clock, sides: Sides, *, gates: Gates
+        self,
+        journal: Journal,
+        vault: Vault,
+        tickets: Tickets,
+        clock: Clock,
+        sides: Sides,
+        *,
+        gates: Gates,
+        room: Callable[[], Room],
     ) -> None:
         self._gates = gates
+        self._room = room
         self._journal = journal
         self._vault = vault
         self._tickets = tickets
@@ -95,7 +105,9 @@ class Migrations:
                 self._start_target(target, restarted=True)
             if source is None and target is None:
                 await asyncio.to_thread(self._journal.forget, uid)
-        await asyncio.to_thread(self._vault.sweep, self._entries.keys() | self._damaged)
+        known = self._entries.keys() | self._damaged
+        await asyncio.to_thread(self._vault.sweep, known)
+        await asyncio.to_thread(self._journal.sweep_images, known)
 
     async def stop(self) -> None:
         """Stop all loops; whatever is frozen or held stays so."""
@@ -122,7 +134,9 @@ class Migrations:
             if holder != uid:
                 raise Conflict(f"pod {request.pod_uid} is held by migration {holder}")
             await self._keep(uid, request.shipping)
-            record = SourceRecord(request=task, boot_id=await asyncio.to_thread(self._clock.boot_id))
+            files = await self._place(uid, request.expected_bytes)
+            boot_id = await asyncio.to_thread(self._clock.boot_id)
+            record = SourceRecord(request=task, boot_id=boot_id, files=files)
             await asyncio.to_thread(self._journal.save, record)
             self._start_source(record, restarted=False)
             return self.report(uid)
@@ -150,7 +164,9 @@ class Migrations:
                     await self._turn_away(request, f"this node has promised never to resume migration {uid}")
                 )
             await self._keep(uid, request.shipping)
-            record = TargetRecord(request=task, boot_id=await asyncio.to_thread(self._clock.boot_id))
+            files = await self._place(uid, request.expected_bytes)
+            boot_id = await asyncio.to_thread(self._clock.boot_id)
+            record = TargetRecord(request=task, boot_id=boot_id, files=files)
             try:
                 await self._make_ticket(record)
             except Conflict:
@@ -292,6 +308,12 @@ class Migrations:
             await asyncio.to_thread(self._vault.keep, uid, shipping)
         except OtherKey as error:
             raise Conflict(str(error)) from error
+
+    async def _place(self, uid: str, expected: int) -> Files:
+        """Decide where the files of a migration that begins here will lie."""
+        files = (await asyncio.to_thread(self._room)).files(expected)
+        await asyncio.to_thread(self._journal.place_images, uid, on_disk=files.on_disk)
+        return files
 
     async def _turn_away(self, request: TargetRequest, message: str) -> str:
         """Let those who wait at the gate hear it at once, and those who come later from the disk; return `message`."""

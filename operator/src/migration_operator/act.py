@@ -22,6 +22,7 @@ from migration_operator.kube import Kube, KubeError
 from migration_operator.node_checks import mismatches
 from migration_operator.observation import AgentView, NodeView, Observation, agent_trouble
 from migration_operator.pods import Json, Pod
+from migration_operator.preflight import room_needed
 from migration_operator.queueing import Queue, claim_of
 from migration_operator.shipping import NoAccess, shipping, store_access
 from migration_operator.step import Action, Step
@@ -214,6 +215,7 @@ async def _prepare_target(turn: Turn) -> None:
         source_node=o.source_agent.node.name,
         freeze_budget_seconds=_freeze_budget(o, o.source_pod),
         shipping=await _shipping(turn),
+        expected_bytes=await _expected_bytes(turn, o.source_pod),
         init=tuple(name for name in o.target_pod.init_names if name in {*generated, *o.source_pod.init_names}),
         generated=generated,
         late_gate=late if late in generated else None,
@@ -235,6 +237,7 @@ async def _checkpoint(turn: Turn) -> None:
         target_node=o.target_agent.node.name,
         freeze_budget_seconds=_freeze_budget(o, o.source_pod),
         shipping=await _shipping(turn),
+        expected_bytes=await _expected_bytes(turn, o.source_pod),
     )
     await _put(turn.agents.put_source(agent, request), Reason.CHECKPOINT_FAILED, agent)
 
@@ -245,6 +248,12 @@ async def _put(request: Awaitable[None], reason: Reason, agent: MigrationNode) -
     except AgentRefused as error:
         message = f"the agent on node {agent.metadata.name} refuses: {error}"
         raise Refused(Failure(reason=reason, message=message)) from error
+
+
+async def _expected_bytes(turn: Turn, source: Pod) -> int:
+    """Return what each node needs room for; 0 when the source's agent does not find the pod any more."""
+    facts = await turn.agents.pod(_published(turn.o.source_agent), source.uid)
+    return room_needed(facts) if facts else 0
 
 
 def _order(o: Observation) -> tuple[str, ...]:
