@@ -128,6 +128,10 @@ bench-idle: $(SYNCED) ## memory and processor time of operator and agents when n
 bench-transfer: $(SYNCED) ## how fast a checkpoint moves between two nodes, beside sendfile and TLS; writes docs/benchmarks
 	PYTHONPATH=tests $(TESTBED) exec -- $(BIN)/python -m bench.transfer $(BENCH_ARGS)
 
+.PHONY: bench-chunks
+bench-chunks: $(SYNCED) ## what sealing, sending and opening a chunk costs, step by step, on this machine
+	PYTHONPATH=tests $(BIN)/python -m bench.chunks
+
 .PHONY: clean
 clean: ## remove the Python environments and build results of this checkout
 	rm -rf .venv .tools build

@@ -119,7 +119,8 @@ class _Parts:
         descriptions = [name for name in DESCRIPTIONS if f"{self._container}/{name}" in self._checkpoint.paths]
         for name in descriptions:
             yield name, self._checkpoint.reader(f"{self._container}/{name}")
-        yield names.NETWORK, _Memory(b"{}")
+        if names.NETWORK not in descriptions:
+            yield names.NETWORK, _Memory(b"{}")  # a pod has its addresses from its node
         yield names.CHECKPOINT, None
         for path in self._images:
             yield f"{names.CHECKPOINT}/{path.rpartition('/')[2]}", self._checkpoint.reader(path)

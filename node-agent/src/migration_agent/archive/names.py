@@ -17,7 +17,6 @@ SHARED_MEMORY = "devshm-checkpoint.tar"
 VOLUMES = "volumes"
 
 LEFT_OUT = {
-    NETWORK: "the addresses that the container had: a pod gets its own",
     "ctr.log": "the container's log",
     "dump.log": "CRIU's log",
     "artifacts": "the container's log and attachments",

@@ -37,14 +37,14 @@ MANIFEST_BYTES = 16 * 1024 * 1024
 MANIFEST_NAME = "manifest"
 """Its name in a store."""
 INVENTORY = "images/inventory.img"
-DESCRIPTIONS = ("config.dump", "spec.dump", "stats-dump")
+DESCRIPTIONS = ("config.dump", "spec.dump", "stats-dump", "network.status")
 """Beside the images, for whoever reads the checkpoint later; nothing is restored from them."""
 _PAGE_BYTES = 4096
 
 _HEADER = b"CMMF" + bytes([VERSION, 0, 0, 0])
 _ENTRY = re.compile(
     r"(?P<container>[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)"
-    r"/(rootfs-diff\.tar|config\.dump|spec\.dump|stats-dump|images/[A-Za-z0-9_][A-Za-z0-9_.-]{0,254})"
+    r"/(rootfs-diff\.tar|config\.dump|spec\.dump|stats-dump|network\.status|images/[A-Za-z0-9_][A-Za-z0-9_.-]{0,254})"
 )
 _SHARED = re.compile(rf"{SHARED_DIRECTORY}/({ONLY_LOOPBACK}|(shm|volume-[a-z0-9]([-a-z0-9]{{0,61}}[a-z0-9])?)\.tar)")
 
