@@ -102,10 +102,10 @@ class _Pass:
                 self.found.problems.append(f"{name} is there twice")
                 continue
             self.found.found.add(path)
-            if name == names.DELETED:
-                self.found.deleted = deletions(_small(name, content))
-            else:
-                with explained(name):
+            with explained(name):
+                if name == names.DELETED:
+                    self.found.deleted = deletions(_small(name, content))
+                else:
                     self._copy(name, path, content)
 
     def _copy(self, name: str, path: str, content: IO[bytes]) -> None:
