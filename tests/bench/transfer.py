@@ -45,7 +45,7 @@ for i = tonumber(ARGV[1]), tonumber(ARGV[1]) + 49999 do
 end
 """
 """What a web shop keeps there; half of it is random."""
-RECORD_BYTES = 400
+RECORD_BYTES = 320
 """What redis needs for one, at least."""
 
 

@@ -271,3 +271,15 @@ async def test_revisions_grow_over_restarts_of_the_agent(pair: Pair) -> None:
     await pair.b.stop()
     await pair.b.start()
     assert pair.b.migrations.report(MIGRATION).revision > before
+
+
+async def test_a_second_migration_does_not_get_the_memory_that_the_first_may_take(pair: Pair) -> None:
+    pair.b.room = Room(memory=1 << 30, disk=1 << 40)
+    first = target_request(expected_bytes=600 << 20)
+    await pair.b.migrations.put_target(first)
+    other = first.migration.model_copy(update={"uid": "0b0e2b8e-second"})
+    second = first.model_copy(update={"migration": other, "pod_uid": "7e7e7e7e-second"})
+    await pair.b.migrations.put_target(second)
+    report = pair.b.migrations.report("0b0e2b8e-second").target
+    assert report is not None
+    assert (pair.target.files.on_disk, report.files.on_disk) == (False, True)

@@ -33,6 +33,8 @@ class SourceRecord(Model):
     state: SourceState = SourceState.ACCEPTED
     boot_id: str
     files: Files = Files()
+    expected_bytes: int = 0
+    """What its files may take."""
     frozen_at_ns: int | None = None
     """CLOCK_BOOTTIME of that boot: when the freeze budget began to run."""
     containers: tuple[Container, ...] = ()
@@ -66,6 +68,8 @@ class TargetRecord(Model):
     state: TargetState = TargetState.PREPARED
     boot_id: str
     files: Files = Files()
+    expected_bytes: int = 0
+    """What its files may take."""
     entries: tuple[ManifestEntry, ...] | None = None
     """The verified checkpoint's manifest; it lies in memory, so it is only as old as `boot_id`."""
     chunk_bytes: int = CHUNK_BYTES

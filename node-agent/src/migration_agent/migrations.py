@@ -136,7 +136,7 @@ class Migrations:
             await self._keep(uid, request.shipping)
             files = await self._place(uid, request.expected_bytes)
             boot_id = await asyncio.to_thread(self._clock.boot_id)
-            record = SourceRecord(request=task, boot_id=boot_id, files=files)
+            record = SourceRecord(request=task, boot_id=boot_id, files=files, expected_bytes=request.expected_bytes)
             await asyncio.to_thread(self._journal.save, record)
             self._start_source(record, restarted=False)
             return self.report(uid)
@@ -166,7 +166,7 @@ class Migrations:
             await self._keep(uid, request.shipping)
             files = await self._place(uid, request.expected_bytes)
             boot_id = await asyncio.to_thread(self._clock.boot_id)
-            record = TargetRecord(request=task, boot_id=boot_id, files=files)
+            record = TargetRecord(request=task, boot_id=boot_id, files=files, expected_bytes=request.expected_bytes)
             try:
                 await self._make_ticket(record)
             except Conflict:
@@ -311,7 +311,9 @@ class Migrations:
 
     async def _place(self, uid: str, expected: int) -> Files:
         """Decide where the files of a migration that begins here will lie."""
-        files = (await asyncio.to_thread(self._room)).files(expected)
+        records = [side.record for entry in self._entries.values() for side in entry.sides]
+        promised = sum(it.expected_bytes for it in records if not it.settled and not it.files.on_disk)
+        files = (await asyncio.to_thread(self._room)).files(expected, promised)
         await asyncio.to_thread(self._journal.place_images, uid, on_disk=files.on_disk)
         return files
 

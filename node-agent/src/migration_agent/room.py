@@ -20,15 +20,18 @@ class Room:
     memory: int
     disk: int
 
-    def files(self, expected: int) -> Files:
-        """Return where `expected` bytes go. When they fit nowhere it is memory: what does not fit leaves no traces."""
-        wanted = expected + ROOM_LEFT_BYTES
-        if wanted <= self.memory or wanted > self.disk:
+    def files(self, expected: int, promised: int = 0) -> Files:
+        """Return where `expected` bytes go. When they fit nowhere it is memory: what does not fit leaves no traces.
+
+        `promised`: how much of the memory other migrations may take still.
+        """
+        wanted, left = expected + ROOM_LEFT_BYTES, max(0, self.memory - promised)
+        if wanted <= left or wanted > self.disk:
             return Files()
         return Files(
             on_disk=True,
-            why=f"the checkpoint may take {expected // _MEBIBYTE} MiB, and /run has {self.memory // _MEBIBYTE} MiB "
-            "left: its files lie on the disk until the migration has ended",
+            why=f"the checkpoint may take {expected // _MEBIBYTE} MiB, and /run has {left // _MEBIBYTE} MiB left: "
+            "its files lie on the disk until the migration has ended",
         )
 
 
