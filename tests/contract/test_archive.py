@@ -36,6 +36,7 @@ from support.archives import (
     podman_archive,
     tar_of,
 )
+from support.criu_images import ADDRESS, PAGE_BYTES, write_process
 from support.s3_server import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server
 from support.transfer import Nodes, make_checkpoint
 
@@ -132,6 +133,22 @@ def test_the_real_checkpointctl_reads_it(
     inspected = json.loads(checkpointctl("inspect", "--format", "json", archive))[0]
     assert (inspected["container_name"], inspected["image"]) == ("web", "registry.example/web:1")
     assert inspected["checkpoint_size"]["memory_pages_size"] == len(PAGES)
+
+
+def test_the_real_checkpointctl_finds_what_was_in_memory(
+    stored: Callable[[Path], StoredCheckpoint], dumped: Path, tmp_path: Path
+) -> None:
+    marker = b"a-marker-in-the-middle-of-a-page"
+    memory = bytearray(64 * PAGE_BYTES)
+    memory[5 * PAGE_BYTES + 1000 : 5 * PAGE_BYTES + 1000 + len(marker)] = marker
+    write_process(dumped / "main/images", "redis-server", bytes(memory))
+    archive = tmp_path / "exported.tar"
+    archive.write_bytes(exported(stored(dumped)))
+    assert re.search(r"1\s+redis-server\s+256\.0 KiB", checkpointctl("memparse", archive))
+    found = checkpointctl("memparse", "--pid", "1", "--search", marker.decode(), archive)
+    assert re.search(rf"{ADDRESS + 5 * PAGE_BYTES + 1000:x}\s+{marker.decode()}\s+1", found)
+    [inspected] = json.loads(checkpointctl("inspect", "--ps-tree", "--format", "json", archive))
+    assert (inspected["process_tree"]["pid"], inspected["process_tree"]["command"]) == (1, "redis-server")
 
 
 def test_what_was_exported_is_imported_as_it_was(
