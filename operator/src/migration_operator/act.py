@@ -251,8 +251,11 @@ async def _put(request: Awaitable[None], reason: Reason, agent: MigrationNode) -
 
 
 async def _expected_bytes(turn: Turn, source: Pod) -> int:
-    """Return what each node needs room for; 0 when the source's agent does not find the pod any more."""
-    facts = await turn.agents.pod(_published(turn.o.source_agent), source.uid)
+    """Return what each node needs room for; 0 when there is no agent to ask, or it does not find the pod any more."""
+    view = turn.o.source_agent
+    if view is None or view.node.agent is None:
+        return 0
+    facts = await turn.agents.pod(view.node.agent, source.uid)
     return room_needed(facts) if facts else 0
 
 
