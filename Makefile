@@ -79,7 +79,7 @@ FUZZ_SECONDS ?= 20
 fuzz: $(SYNCED) ## look for input that breaks a parser or leaves its directory: FUZZ_SECONDS for each target, SEED for Python
 	cd node-agent/interposer && export TMPDIR=/dev/shm && for target in $$(grep -ho '^func Fuzz[A-Za-z]*' *_test.go | cut -c6-); do \
 	  go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZ_SECONDS)s -fuzzminimizetime 1s . || exit 1; done
-	$(BIN)/pytest -q tests/unit/agent/test_fuzz.py
+	$(BIN)/pytest -q tests/unit/agent/test_fuzz.py tests/unit/agent/test_fuzz_archive.py
 
 .PHONY: cluster-up
 cluster-up: ## bring the kind cluster up (about 20 minutes the first time, about 1 from the cache)
@@ -139,6 +139,10 @@ bench-idle: $(SYNCED) ## memory and processor time of operator and agents when n
 .PHONY: bench-transfer
 bench-transfer: $(SYNCED) ## how fast a checkpoint moves between two nodes, beside sendfile and TLS; writes docs/benchmarks
 	PYTHONPATH=tests $(TESTBED) exec -- $(BIN)/python -m bench.transfer $(BENCH_ARGS)
+
+.PHONY: bench-chunks
+bench-chunks: $(SYNCED) ## what sealing, sending and opening a chunk costs, step by step, on this machine
+	PYTHONPATH=tests $(BIN)/python -m bench.chunks
 
 .PHONY: clean
 clean: ## remove the Python environments and build results of this checkout

@@ -107,8 +107,7 @@ func (h *hook) load(images string) error {
 	if err != nil {
 		return fmt.Errorf("CRTOOLS_IMAGE_DIR: %w", err)
 	}
-	root, err := filepath.EvalSymlinks(h.cfg.images())
-	if err != nil || !inside(root, dir) {
+	if !h.ours(dir) {
 		return errForeign
 	}
 	h.imageDir = filepath.Dir(dir)
@@ -122,6 +121,16 @@ func (h *hook) load(images string) error {
 		return err
 	}
 	return json.Unmarshal(data, &h.file)
+}
+
+// ours says whether a directory is one of a checkpoint of ours, in memory or on the disk.
+func (h *hook) ours(dir string) bool {
+	for _, home := range []string{h.cfg.images(), h.cfg.imagesOnDisk()} {
+		if root, err := filepath.EvalSymlinks(home); err == nil && inside(root, dir) {
+			return true
+		}
+	}
+	return false
 }
 
 // log leaves the reason for the interposer, which puts it into its own message.

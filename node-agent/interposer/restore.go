@@ -88,14 +88,18 @@ func stateDir(cmd command) string {
 	return filepath.Join(root, cmd.id)
 }
 
-// checkImages confines the image directory: <run>/images/<migration>/<container>, every directory on the way real, owned
-// by root and writable by nobody else, and a complete checkpoint in it (CRIU writes inventory.img last).
+// checkImages confines the image directory: <run>/images/<migration>/<container>, or the same below <state> when it does
+// not fit into memory; every directory on the way real, owned by root and writable by nobody else, and a complete
+// checkpoint in it (CRIU writes inventory.img last).
 func (r *restore) checkImages() error {
-	if !inside(r.cfg.images(), r.imageDir) || strings.ContainsAny(r.imageDir, "\n\x00") {
-		return fmt.Errorf("%q is not a directory below %s", shorten(r.imageDir, 200), r.cfg.images())
-	}
-	parts := strings.Split(strings.TrimPrefix(r.imageDir, r.cfg.images()+"/"), "/")
 	path := r.cfg.images()
+	if inside(r.cfg.imagesOnDisk(), r.imageDir) {
+		path = r.cfg.imagesOnDisk()
+	}
+	if !inside(path, r.imageDir) || strings.ContainsAny(r.imageDir, "\n\x00") {
+		return fmt.Errorf("%q is not a directory below %s", shorten(r.imageDir, 200), path)
+	}
+	parts := strings.Split(strings.TrimPrefix(r.imageDir, path+"/"), "/")
 	for _, part := range append([]string{"."}, append(parts, "images")...) {
 		path = filepath.Join(path, part)
 		info, err := os.Lstat(path)

@@ -11,7 +11,19 @@ import (
 )
 
 func TestRestoreHoldsThenResumes(t *testing.T) {
+	holdThenResume(t, newLab(t))
+}
+
+// A checkpoint that does not fit into memory lies on the disk.
+func TestRestoreFromTheDisk(t *testing.T) {
 	l := newLab(t)
+	l.images = l.dir + "/state/images/m1/app"
+	l.prepare()
+	must(t, os.RemoveAll(l.dir+"/run/images"))
+	holdThenResume(t, l)
+}
+
+func holdThenResume(t *testing.T, l *lab) {
 	l.ticket("pending")
 	a := l.agent()
 	_, done, gate, hook, tree := a.held("c1")

@@ -1,18 +1,21 @@
 """One end of a transfer that is measured; runs inside an agent's pod, which has the agent's own code: `transfer.py`.
 
+    transfer_end.py identity NAME                     print the end's certificate
+    transfer_end.py stores                            keep what the standard input says of volume and bucket
     transfer_end.py make CONTENT MEBIBYTES            write a checkpoint of that content
-    transfer_end.py receive METHOD                    print one JSON line when listening, one at the end
-    transfer_end.py send METHOD ADDRESS PORT          print one JSON line
+    transfer_end.py receive METHOD PEM                print one JSON line when listening, one at the end
+    transfer_end.py send METHOD ADDRESS PORT PEM      print one JSON line
+    transfer_end.py clean all                         remove all of it
 
-The certificates of both ends come as JSON on the standard input's first line, for `direct`.
+PEM: the certificate of the other end, as JSON. METHOD: sendfile, tls, or direct, volume, bucket, with -zstd or not.
 """
 
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import os
-import random
 import resource
 import shutil
 import socket
@@ -21,6 +24,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -31,50 +35,62 @@ from migration_agent.peer_client import PeerClient
 from migration_agent.ports import PeerState, Progress, Sending, Stop
 from migration_agent.transport.frames import Question
 from migration_agent.transport.manifest import ManifestEntry
+from migration_agent.transport.objects import Bucket
+from migration_agent.transport.store import StoreOf, no_store
+from migration_agent.transport.volume import Volume
 from migration_agent.trust import Identity, Peer, Trust
 from migration_api.wire import Shipping
 
 BASE = Path("/run/container-migration/bench")
 SOURCE, TARGET = BASE / "source", BASE / "target"
+STORES = BASE / "stores.json"
+PLAIN = ("sendfile", "tls")
 PAGES = "main/images/pages-1.img"
 UID = "be9c0000-0000-4000-8000-000000000000"
 KEY = SecretStr(base64.b64encode(bytes(range(32))).decode())
 MEBIBYTE = 1 << 20
 
 
+def redis_memory() -> Iterator[bytes]:
+    """Yield the private memory of the largest redis on this node, as it is."""
+    found: list[tuple[int, Path]] = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if (process / "comm").read_text().strip() == "redis-server":
+                found.append((int((process / "statm").read_text().split()[1]), process))
+    _, process = max(found)
+    with (process / "mem").open("rb", buffering=0) as memory:
+        for line in (process / "maps").read_text().splitlines():
+            span, rights, _, _, inode, *_ = line.split()
+            if rights != "rw-p" or inode != "0":
+                continue
+            at, end = (int(part, 16) for part in span.split("-"))
+            while at < end:
+                memory.seek(at)
+                yield memory.read(min(MEBIBYTE, end - at))
+                at += MEBIBYTE
+
+
 def blocks(content: str) -> Iterator[bytes]:
-    """Yield blocks of 1 MiB for ever."""
-    seeded = random.Random(7)  # noqa: S311  # the same content in every run
-    for number in range(1 << 62):
-        if content == "random" or (content == "half-zero" and number % 2):
-            yield os.urandom(MEBIBYTE)
-        elif content == "half-zero":
-            yield bytes(MEBIBYTE)
-        else:
-            yield redis_like(seeded, number)
-
-
-def redis_like(seeded: random.Random, number: int) -> bytes:
-    """Return memory as a key-value store has it: a pointer, a key, a value of text and digits, some of it empty."""
-    parts: list[bytes] = []
-    size = 0
-    while size < MEBIBYTE:
-        value = b"%x" % seeded.getrandbits(1600)
-        item = seeded.getrandbits(64).to_bytes(8, "little") + b"key:%012d" % (number * 1000 + len(parts)) + value
-        item += bytes(1024 - len(item) % 1024)
-        parts.append(item)
-        size += len(item)
-    return b"".join(parts)[:MEBIBYTE]
+    """Yield blocks of up to 1 MiB; for ever, but redis has an end."""
+    if content == "redis":
+        yield from redis_memory()
+        return
+    for number in itertools.count():
+        yield bytes(MEBIBYTE) if content == "half-zero" and number % 2 else os.urandom(MEBIBYTE)
 
 
 def make(content: str, mebibytes: int) -> None:
     shutil.rmtree(SOURCE, ignore_errors=True)
     (SOURCE / PAGES).parent.mkdir(parents=True)
     (SOURCE / "main/images/inventory.img").write_bytes(b"inventory")
-    source = blocks(content)
+    left = mebibytes * MEBIBYTE
     with (SOURCE / PAGES).open("wb") as file:
-        for _ in range(mebibytes):
-            file.write(next(source))
+        for block in blocks(content):
+            left -= file.write(block[:left])
+            if not left:
+                return
+    raise EOFError(f"{content} has {left} bytes too few")
 
 
 def say(**values: object) -> None:
@@ -118,27 +134,42 @@ def trust(name: str, other: str, pem: str, endpoint: str) -> Trust:
     return Trust(mine, BASE / f"{name}-peers.json", lambda: (peer,), refresh_seconds=0)
 
 
-def receive_direct(pem: str) -> None:
+def store_of(method: str) -> StoreOf:
+    """Return the store of a method, by what `stores` was told."""
+    kind = method.removesuffix("-zstd")
+    if kind == "direct":
+        return no_store
+    told = json.loads(STORES.read_text())
+    if kind == "volume":
+        path = Path(told["volume"])
+        path.mkdir(exist_ok=True)
+        return lambda uid, _: Volume(path, (path,)).store(uid)
+    return lambda uid, _: Bucket(**told["bucket"]).store(uid)
+
+
+def receive_sealed(method: str, pem: str) -> None:
     handler = Handler()
     trusted = trust("bench-target", "bench-source", pem, "127.0.0.1:1")
     trusted.refresh()
-    server = PeerServer(trusted, handler, "0.0.0.0", 0)  # noqa: S104  # a pod of the test bed
+    server = PeerServer(trusted, handler, "0.0.0.0", 0, store_of=store_of(method))  # noqa: S104  # a pod of the test bed
     server.start()
     say(port=server.port)
     handler.done.wait()
     time.sleep(0.5)  # the answer is on its way
     say(error=handler.error)
+    if store := store_of(method)(UID, Shipping(key=KEY)):
+        store.wipe()
 
 
-def send_direct(address: str, port: int, pem: str, *, compression: bool) -> None:
+def send_sealed(method: str, address: str, port: int, pem: str) -> None:
     trusted = trust("bench-source", "bench-target", pem, f"{address}:{port}")
     trusted.refresh()
     complete = threading.Event()
     complete.set()
-    shipping = Shipping(key=KEY, compression=compression)
+    shipping = Shipping(key=KEY, compression=method.endswith("-zstd"))
     sending = Sending("bench-target", UID, SOURCE, shipping, complete, Stop(), Progress())
     began = time.perf_counter()
-    PeerClient(trusted).send(sending)
+    PeerClient(trusted, store_of(method)).send(sending)
     say(seconds=time.perf_counter() - began, chunksResumed=sending.progress.chunks_resumed)
 
 
@@ -189,12 +220,16 @@ def send_plain(address: str, port: int, wrap: Callable[[socket.socket], socket.s
 
 
 def main() -> None:
-    role, method, *rest = sys.argv[1:]
+    role, method, *rest = (*sys.argv[1:], "")[: max(2, len(sys.argv) - 1)]
     if role == "make":
         make(method, int(rest[0]))
         return
     if role == "identity":
         print(json.dumps(identity(method)[1]))
+        return
+    if role == "stores":
+        STORES.touch(mode=0o600)
+        STORES.write_text(sys.stdin.read())
         return
     if role == "clean":
         shutil.rmtree(BASE, ignore_errors=True)
@@ -202,19 +237,25 @@ def main() -> None:
     pem = json.loads(rest.pop())
     if role == "receive":
         shutil.rmtree(TARGET, ignore_errors=True)
-        if method.startswith("direct"):
-            receive_direct(pem)
-            return
-        TARGET.mkdir(parents=True)
-        tls = context("bench-target", server=True)
-        receive_plain((lambda plain: tls.wrap_socket(plain, server_side=True)) if method == "tls" else lambda it: it)
+        receive(method, pem)
+    else:
+        send(method, rest[0], int(rest[1]), pem)
+
+
+def receive(method: str, pem: str) -> None:
+    if method not in PLAIN:
+        receive_sealed(method, pem)
         return
-    address, port = rest[0], int(rest[1])
-    if method.startswith("direct"):
-        send_direct(address, port, pem, compression=method == "direct-zstd")
+    TARGET.mkdir(parents=True)
+    tls = context("bench-target", server=True)
+    receive_plain((lambda plain: tls.wrap_socket(plain, server_side=True)) if method == "tls" else lambda it: it)
+
+
+def send(method: str, address: str, port: int, pem: str) -> None:
+    if method not in PLAIN:
+        send_sealed(method, address, port, pem)
     elif method == "tls":
-        tls = context("bench-source", server=False)
-        send_plain(address, port, tls.wrap_socket, zero_copy=False)
+        send_plain(address, port, context("bench-source", server=False).wrap_socket, zero_copy=False)
     else:
         send_plain(address, port, lambda it: it, zero_copy=True)
 

@@ -317,7 +317,7 @@ def test_a_blob_is_refused_where_no_store_was_agreed_on(nodes: Nodes) -> None:
 
 
 def test_more_than_there_is_room_for_is_refused(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("migration_agent.transport.workspace._ROOM_LEFT_BYTES", 1 << 60)
+    monkeypatch.setattr("migration_agent.transport.workspace.ROOM_LEFT_BYTES", 1 << 60)
     with nodes.by_hand(streams=1) as source:
         source.say(Frame(entry=INVENTORY))
         source.stream(GOOD)

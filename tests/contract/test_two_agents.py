@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from migration_agent.ports import PodState
+from migration_agent.room import Room
 from migration_agent.runtime.interface import ContainerStatus
 from migration_agent.ticket import TicketState
 from migration_api.conditions import Reason
@@ -56,6 +57,41 @@ async def test_a_whole_migration(pair: Pair) -> None:
         assert node.journal.migrations() == ()
     assert pair.a.journal.holder(SOURCE_POD) is None
     assert await exit_code(pair.b.create()) == 0, "after Resumed a create is an ordinary start"
+
+
+async def test_a_whole_migration_with_its_files_on_the_disk(pair: Pair) -> None:
+    for node in (pair.a, pair.b):
+        node.room = Room(memory=0, disk=1 << 40)
+    await pair.begin()
+    for node in (pair.a, pair.b):
+        assert node.layout.images(MIGRATION).is_relative_to(node.layout.state)
+    await until("both are settled", lambda: pair.source.settled and pair.target.settled)
+    assert pair.cluster.writes == ["Commit", "Resumed"]
+    assert pair.target.bytes_received == 5_000_019
+    assert pair.source.files.on_disk
+    assert "/run has 0 MiB left" in pair.target.files.why
+    for node in (pair.a, pair.b):
+        assert not any(node.layout.images(MIGRATION).iterdir()), "I7: memory images are gone when it is finished"
+        await node.migrations.forget(MIGRATION)
+        for home in (node.layout.run, node.layout.state):
+            assert not any((home / "images").iterdir())
+
+
+async def test_a_restarted_agent_finds_its_files_on_the_disk_and_sweeps_others(pair: Pair) -> None:
+    for node in (pair.a, pair.b):
+        node.room = Room(memory=0, disk=1 << 40)
+    await pair.begin(interposer.DIES_BEFORE_RENAME)
+    await until("the first create has failed", lambda: pair.b.children[0].poll() is not None)
+    await pair.b.stop()
+    strange = pair.b.layout.images_on_disk("0b0e2b8e-another")
+    strange.mkdir()
+    pair.b.room = Room(memory=1 << 40, disk=0)
+    await pair.b.start()
+    assert not strange.exists()
+    pair.b.create()
+    await until("both are settled", lambda: pair.source.settled and pair.target.settled)
+    assert pair.cluster.outcome is Outcome.RESUMED
+    assert pair.target.files.on_disk
 
 
 async def test_an_abort_while_held_kills_the_tree_and_the_source_goes_on(pair: Pair) -> None:
@@ -235,3 +271,15 @@ async def test_revisions_grow_over_restarts_of_the_agent(pair: Pair) -> None:
     await pair.b.stop()
     await pair.b.start()
     assert pair.b.migrations.report(MIGRATION).revision > before
+
+
+async def test_a_second_migration_does_not_get_the_memory_that_the_first_may_take(pair: Pair) -> None:
+    pair.b.room = Room(memory=1 << 30, disk=1 << 40)
+    first = target_request(expected_bytes=600 << 20)
+    await pair.b.migrations.put_target(first)
+    other = first.migration.model_copy(update={"uid": "0b0e2b8e-second"})
+    second = first.model_copy(update={"migration": other, "pod_uid": "7e7e7e7e-second"})
+    await pair.b.migrations.put_target(second)
+    report = pair.b.migrations.report("0b0e2b8e-second").target
+    assert report is not None
+    assert (pair.target.files.on_disk, report.files.on_disk) == (False, True)

@@ -21,7 +21,7 @@ from migration_agent.transport.store import HOME
 from support.cluster import SYSTEM, Kubectl, Manifest, agents, condition, on_node, wait_for
 from support.follower import Follower
 from support.migration import Migrations
-from support.stores import Bucket
+from support.stores import Bucket, files, watching
 from support.testbed import SHARED, Testbed
 from support.workloads import Redis, ballast, counter
 
@@ -53,11 +53,7 @@ class Folder:
         return {"type": "SharedVolume", "sharedVolume": {"path": self.on_nodes}}
 
     def content(self) -> dict[str, bytes]:
-        found: dict[str, bytes] = {}
-        for path in self.path.rglob("*"):
-            with suppress(FileNotFoundError, IsADirectoryError):
-                found[path.relative_to(self.path).as_posix()] = path.read_bytes()
-        return found
+        return files(self.path)
 
 
 @dataclass(frozen=True)
@@ -99,27 +95,6 @@ def store(request: pytest.FixtureRequest) -> Store:
     return S3(request.getfixturevalue("bucket"))
 
 
-@contextmanager
-def watching(store: Store) -> Generator[dict[str, bytes]]:
-    """Collect all that lies in the store at any time while the context is open."""
-    seen: dict[str, bytes] = {}
-    over = threading.Event()
-
-    def look() -> None:
-        while not over.is_set():
-            with suppress(FileNotFoundError):  # a directory that went while it was looked through
-                seen.update(store.content())
-            over.wait(0.05)
-
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
-        yield seen
-    finally:
-        over.set()
-        thread.join()
-
-
 def blobs(seen: dict[str, bytes], uid: str) -> dict[str, bytes]:
     return {name: blob for name, blob in seen.items() if f"{HOME}/{uid}/" in name and ".new-" not in name}
 
@@ -156,7 +131,7 @@ def test_redis_moves_through_a_store_that_learns_nothing_and_keeps_nothing(
     redis.write()
     wait_for("acknowledged writes", lambda: redis.acknowledged() > 100, seconds=30)
     transport = {**store.transport, "bytesPerSecond": SLOW}
-    with watching(store) as seen:
+    with watching(store.content) as seen:
         migrations.start("move", "redis", target={"nodeName": target}, transport=transport, freezeBudgetSeconds=55)
         done = migrations.succeeded("move")
         uid = done["metadata"]["uid"]
@@ -275,10 +250,7 @@ def test_i6_a_chunk_that_was_damaged_in_the_store_is_refused_and_the_source_goes
     assert condition(done, "Transferred")["reason"] == "TransferFailed"
     message = verdict["message"]
     assert re.search(r"entry main/\S+, chunk \d+|blob [0-9a-f]{16}-[0-9a-f]{8}", message), message
-    count = len(log.lines)
-    wait_for("the source to go on", lambda: len(log.lines) > count + 10, seconds=30)
-    lines = [int(line) for line in log.finish() if line.isdigit()]
-    assert lines == list(range(1, len(lines) + 1)), "the source has lost something"
+    log.goes_on()
     wait_for("an empty store", lambda: not folder.content(), seconds=60)
 
 

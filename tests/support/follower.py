@@ -7,6 +7,8 @@ import threading
 from contextlib import suppress
 from typing import ClassVar
 
+from support.cluster import wait_for
+
 
 class Follower:
     """Collects a container's log as it is written, until the pod is gone."""
@@ -55,3 +57,10 @@ class Follower:
     def numbers(self) -> list[int]:
         """Wait for the end of the log and return its lines that are numbers."""
         return [int(line) for line in self.finish() if line.isdigit()]
+
+    def goes_on(self) -> None:
+        """Wait until a counter that logs 1, 2, 3, … has counted on, and check that it has lost nothing."""
+        count = len(self.lines)
+        wait_for("the source to go on", lambda: len(self.lines) > count + 10, seconds=30)
+        numbers = self.numbers()
+        assert numbers == list(range(1, len(numbers) + 1)), "the source has lost something"

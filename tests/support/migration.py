@@ -91,8 +91,8 @@ class Migrations:
 LEFTOVERS = """
 for d in /var/lib/kubelet/pods/*/etc-hosts; do [ -d "$d" ] && echo "fence $d"; done
 for f in /var/lib/kubelet/pods/*/etc-hosts.container-migration; do [ -e "$f" ] && echo "moved aside $f"; done
-ls -d /run/container-migration/images/* /var/lib/container-migration/migrations/* \
-      /var/lib/container-migration/pods/* 2>/dev/null
+ls -d /run/container-migration/images/* /var/lib/container-migration/images/* \
+      /var/lib/container-migration/migrations/* /var/lib/container-migration/pods/* 2>/dev/null
 for c in $(ls /run/containerd/runc/k8s.io 2>/dev/null); do
   runc --root /run/containerd/runc/k8s.io state "$c" 2>/dev/null | grep -q '"status": "paused"' && echo "paused $c"
 done

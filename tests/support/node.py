@@ -21,6 +21,7 @@ from migration_agent.paths import Layout
 from migration_agent.peer import PeerServer
 from migration_agent.peer_client import PeerClient
 from migration_agent.processes import Processes
+from migration_agent.room import Room
 from migration_agent.source import SourceSide, SourceTools
 from migration_agent.target import TargetSide, TargetTools
 from migration_agent.ticket import Tickets, TicketState
@@ -60,6 +61,7 @@ class AgentNode:
     network: Network
     containers: FakeNode = field(default_factory=FakeNode)
     clock: FakeClock = field(default_factory=FakeClock)
+    room: Room = field(default_factory=lambda: Room(memory=1 << 40, disk=0))
     children: list[subprocess.Popen[bytes]] = field(default_factory=list[subprocess.Popen[bytes]])
 
     def __post_init__(self) -> None:
@@ -95,7 +97,9 @@ class AgentNode:
         trust = Trust(Identity(layout.certificate, layout.key), layout.peers, self.network.fetch)
         self.gates = Gates()
         self.peers = PeerClient(trust)
-        self.migrations = Migrations(self.journal, self.vault, self.tickets, self.clock, self, gates=self.gates)
+        self.migrations = Migrations(
+            self.journal, self.vault, self.tickets, self.clock, self, gates=self.gates, room=lambda: self.room
+        )
         desk = GateDesk(self.tickets, self.migrations.target_of)
         self.gate_server = GateServer(layout.socket, self.gates, desk, self.processes, _no_dump)
         self.server = PeerServer(trust, PeerBridge(self.migrations, asyncio.get_running_loop()), "127.0.0.1", 0)

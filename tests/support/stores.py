@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import threading
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import obstore
@@ -16,6 +19,36 @@ from support.cluster import Manifest
 from support.s3 import presigned
 
 SECRET = "store"
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Return the files below a directory; what vanishes meanwhile is left out."""
+    found: dict[str, bytes] = {}
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError, IsADirectoryError):
+            found[path.relative_to(folder).as_posix()] = path.read_bytes()
+    return found
+
+
+@contextmanager
+def watching(content: Callable[[], dict[str, bytes]]) -> Generator[dict[str, bytes]]:
+    """Collect all that lies in a store at any time while the context is open."""
+    seen: dict[str, bytes] = {}
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.is_set():
+            with suppress(FileNotFoundError):  # a directory that went while it was looked through
+                seen.update(content())
+            over.wait(0.05)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        thread.join()
 
 
 @dataclass(frozen=True)

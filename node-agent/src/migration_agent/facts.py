@@ -7,8 +7,9 @@ import re
 
 from migration_agent.containerd_config import handler_problems
 from migration_agent.host import CommandFailed, Host
+from migration_agent.room import Room
 from migration_agent.runtime.interface import Runtime
-from migration_api.names import INSTALL_DIR, RUN_DIR
+from migration_api.names import INSTALL_DIR
 from migration_api.node import NodeFacts, RuntimeFacts
 from migration_api.wire import ContainerFacts, PodFacts
 
@@ -52,10 +53,15 @@ def _has_feature(host: Host, name: str) -> bool:
     return True
 
 
-def node_facts(host: Host, features: tuple[str, ...] = ()) -> NodeFacts:
-    """Return what this node is, `features` of its kernel among it; a part that cannot be found out is left empty."""
+def node_facts(host: Host, features: tuple[str, ...] = (), *, room: Room | None = None) -> NodeFacts:
+    """Return what this node is; a part that cannot be found out is left empty.
+
+    Args:
+        host: the node.
+        features: of its kernel.
+        room: what is free for checkpoints.
+    """
     system = os.uname()
-    run = os.statvfs(host.path(RUN_DIR))
     return NodeFacts(
         kernel_version=system.release,
         architecture=system.machine,
@@ -63,7 +69,8 @@ def node_facts(host: Host, features: tuple[str, ...] = ()) -> NodeFacts:
         kernel_features=features,
         criu_version=_version(host, ["criu", "--version"], r"Version: (\S+)"),
         runtime=_runtime_facts(host),
-        run_bytes_free=run.f_bavail * run.f_frsize,
+        run_bytes_free=room.memory if room else 0,
+        disk_bytes_free=room.disk if room else 0,
     )
 
 

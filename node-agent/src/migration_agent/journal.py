@@ -6,6 +6,8 @@ All functions block for an fsync and are called in threads.
 from __future__ import annotations
 
 import shutil
+import stat
+from collections.abc import Container as Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,7 @@ from migration_agent.runtime.interface import Container
 from migration_agent.transport.chunks import CHUNK_BYTES
 from migration_agent.transport.manifest import ManifestEntry
 from migration_api.base import Model, Time
-from migration_api.wire import Connections, Failure, SourceState, SourceTask, TargetState, TargetTask
+from migration_api.wire import Connections, Failure, Files, SourceState, SourceTask, TargetState, TargetTask
 
 _RECORD_BYTES = 16 * 1024 * 1024
 
@@ -30,6 +32,9 @@ class SourceRecord(Model):
     request: SourceTask
     state: SourceState = SourceState.ACCEPTED
     boot_id: str
+    files: Files = Files()
+    expected_bytes: int = 0
+    """What its files may take."""
     frozen_at_ns: int | None = None
     """CLOCK_BOOTTIME of that boot: when the freeze budget began to run."""
     containers: tuple[Container, ...] = ()
@@ -62,6 +67,9 @@ class TargetRecord(Model):
     request: TargetTask
     state: TargetState = TargetState.PREPARED
     boot_id: str
+    files: Files = Files()
+    expected_bytes: int = 0
+    """What its files may take."""
     entries: tuple[ManifestEntry, ...] | None = None
     """The verified checkpoint's manifest; it lies in memory, so it is only as old as `boot_id`."""
     chunk_bytes: int = CHUNK_BYTES
@@ -122,14 +130,39 @@ class Journal:
     def forget(self, uid: str) -> None:
         """Remove everything that is known of a migration, but its ticket."""
         self.wipe_images(uid)
+        with suppress(FileNotFoundError):
+            self.layout.images_on_disk(uid).rmdir()
         directory = self.layout.migration(uid)
         shutil.rmtree(directory, ignore_errors=True)
         sync_directory(directory.parent)
 
+    def place_images(self, uid: str, *, on_disk: bool) -> None:
+        """Choose where a migration's files will lie, until it is forgotten."""
+        if on_disk:
+            directory = self.layout.images_on_disk(uid)
+            directory.mkdir(mode=0o700, exist_ok=True)
+            sync_directory(directory.parent)
+
     def wipe_images(self, uid: str) -> None:
-        """Remove the memory images: they are secrets."""
+        """Remove the memory images: they are secrets. What lay on the disk is unlinked, not overwritten.
+
+        The directory on the disk stays, empty, as long as the record: what comes again comes to the same place.
+        """
         with suppress(FileNotFoundError):
-            shutil.rmtree(self.layout.images(uid))
+            shutil.rmtree(self.layout.images_in_memory(uid))
+        with suppress(FileNotFoundError):
+            for child in self.layout.images_on_disk(uid).iterdir():
+                if stat.S_ISDIR(child.lstat().st_mode):
+                    shutil.rmtree(child)
+                else:
+                    child.unlink()
+
+    def sweep_images(self, keep: Collection[str]) -> None:
+        """Remove the images of all other migrations: a crash came between, or the node was rebooted."""
+        for home in (self.layout.run, self.layout.state):
+            for path in (home / "images").iterdir():
+                if path.name not in keep:
+                    shutil.rmtree(path, ignore_errors=True)
 
     def claim(self, pod_uid: str, uid: str) -> str:
         """Claim a pod for a migration and return the UID of the migration that has it now."""

@@ -37,6 +37,7 @@ from migration_agent.places import Places
 from migration_agent.processes import Processes
 from migration_agent.publisher import Publisher
 from migration_agent.registers import Api
+from migration_agent.room import RoomFinder
 from migration_agent.runtime.containerd import Containerd
 from migration_agent.server import ApiServer, Doorkeeper
 from migration_agent.settings import Settings, SettingsError
@@ -162,12 +163,13 @@ async def serve(settings: Settings) -> None:
         gates=gates,
         peers=PeerClient(trust, places.store_of, limit=_limit(settings)),
     )
-    migrations = Migrations(journal, vault, tickets, sides.clock, sides, gates=gates)
+    room = RoomFinder(layout, settings.checkpoints_on_disk)
+    migrations = Migrations(journal, vault, tickets, sides.clock, sides, gates=gates, room=room.look)
 
     async def post_dump(migration: str, container: str) -> bool:
         return await asyncio.to_thread(broker.arrived, migration, container) is Answer.DONE
 
-    look = await asyncio.to_thread(_look, settings, host, layout, migrations, install_problem)
+    look = await asyncio.to_thread(_look, settings, host, room, migrations, install_problem)
 
     gate_server = GateServer(layout.socket, gates, GateDesk(tickets, migrations.target_of), sides.processes, post_dump)
     peer_server = PeerServer(
@@ -218,15 +220,15 @@ def _limit(settings: Settings) -> Bandwidth | None:
 
 
 def _look(
-    settings: Settings, host: Host, layout: Layout, migrations: Migrations, install_problem: tuple[str, ...]
+    settings: Settings, host: Host, room: RoomFinder, migrations: Migrations, install_problem: tuple[str, ...]
 ) -> Callable[[], tuple[NodeFacts, tuple[str, ...]]]:
     """Return what looks at the node, in a thread: its facts and problems. The handler is registered on the way."""
-    registration = HandlerRegistration(host, layout.state) if settings.register_handler else None
+    registration = HandlerRegistration(host, room.layout.state) if settings.register_handler else None
     features = kernel_features(host)
 
     def look() -> tuple[NodeFacts, tuple[str, ...]]:
         unregistered = registration.ensure() if registration and migrations.idle() and not install_problem else None
-        facts = node_facts(host, features)
+        facts = node_facts(host, features, room=room.look())
         return facts, (*install_problem, *([unregistered] if unregistered else []), *problems(facts, host))
 
     return look

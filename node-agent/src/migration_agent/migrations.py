@@ -12,13 +12,14 @@ from migration_agent.gate import Gates
 from migration_agent.journal import Journal, JournalDamaged, SourceRecord, TargetRecord
 from migration_agent.peer import Admission, Refused
 from migration_agent.ports import Clock, PeerState
+from migration_agent.room import Room
 from migration_agent.source import SourceSide
 from migration_agent.target import TargetSide
 from migration_agent.ticket import Ticket, TicketConflict, Tickets, TicketState, ticket_for
 from migration_agent.transport.frames import Question
 from migration_agent.transport.manifest import ManifestEntry
 from migration_agent.vault import OtherKey, Vault
-from migration_api.wire import MigrationReport, Shipping, SourceRequest, TargetRequest
+from migration_api.wire import Files, MigrationReport, Shipping, SourceRequest, TargetRequest
 
 log = logging.getLogger(__name__)
 
@@ -63,9 +64,18 @@ class Migrations:
     """One per agent. Requests about one migration are taken one after another."""
 
     def __init__(
-        self, journal: Journal, vault: Vault, tickets: Tickets, clock: Clock, sides: Sides, *, gates: Gates
+        self,
+        journal: Journal,
+        vault: Vault,
+        tickets: Tickets,
+        clock: Clock,
+        sides: Sides,
+        *,
+        gates: Gates,
+        room: Callable[[], Room],
     ) -> None:
         self._gates = gates
+        self._room = room
         self._journal = journal
         self._vault = vault
         self._tickets = tickets
@@ -119,7 +129,9 @@ class Migrations:
             if holder != uid:
                 raise Conflict(f"pod {request.pod_uid} is held by migration {holder}")
             await self._keep(uid, request.shipping)
-            record = SourceRecord(request=task, boot_id=await asyncio.to_thread(self._clock.boot_id))
+            files = await self._place(uid, request.expected_bytes)
+            boot_id = await asyncio.to_thread(self._clock.boot_id)
+            record = SourceRecord(request=task, boot_id=boot_id, files=files, expected_bytes=request.expected_bytes)
             await asyncio.to_thread(self._journal.save, record)
             self._start_source(record, restarted=False)
             return self.report(uid)
@@ -147,7 +159,9 @@ class Migrations:
                     await self._turn_away(request, f"this node has promised never to resume migration {uid}")
                 )
             await self._keep(uid, request.shipping)
-            record = TargetRecord(request=task, boot_id=await asyncio.to_thread(self._clock.boot_id))
+            files = await self._place(uid, request.expected_bytes)
+            boot_id = await asyncio.to_thread(self._clock.boot_id)
+            record = TargetRecord(request=task, boot_id=boot_id, files=files, expected_bytes=request.expected_bytes)
             try:
                 await self._make_ticket(record)
             except Conflict:
@@ -291,6 +305,14 @@ class Migrations:
         except OtherKey as error:
             raise Conflict(str(error)) from error
 
+    async def _place(self, uid: str, expected: int) -> Files:
+        """Decide where the files of a migration that begins here will lie."""
+        records = [side.record for entry in self._entries.values() for side in entry.sides]
+        promised = sum(it.expected_bytes for it in records if not it.settled and not it.files.on_disk)
+        files = (await asyncio.to_thread(self._room)).files(expected, promised)
+        await asyncio.to_thread(self._journal.place_images, uid, on_disk=files.on_disk)
+        return files
+
     async def _turn_away(self, request: TargetRequest, message: str) -> str:
         """Let those who wait at the gate hear it at once, and those who come later from the disk; return `message`."""
         if await asyncio.to_thread(self._tickets.state, request.pod_uid) is TicketState.NONE:
@@ -335,6 +357,7 @@ class Migrations:
                 await asyncio.to_thread(self._journal.forget, uid)
         await asyncio.to_thread(self._journal.drop_stale_claims)
         await asyncio.to_thread(self._vault.sweep, known)
+        await asyncio.to_thread(self._journal.sweep_images, known)
 
     async def _remove(self, uid: str, entry: _Entry) -> None:
         del self._entries[uid]

@@ -115,7 +115,16 @@ class Layout:
         return self.tickets / checked_uid(pod_uid)
 
     def images(self, uid: str) -> Path:
+        """Return where a migration's files lie: in memory, or on the disk when that was chosen for it."""
+        on_disk = self.images_on_disk(uid)
+        return on_disk if on_disk.is_dir() else self.images_in_memory(uid)
+
+    def images_in_memory(self, uid: str) -> Path:
         return self.run / "images" / checked_uid(uid)
+
+    def images_on_disk(self, uid: str) -> Path:
+        """Return the directory that is there only when a migration's files lie on the disk."""
+        return self.state / "images" / checked_uid(uid)
 
     def clearing(self, uid: str) -> Path:
         """Return where it stands which store is still to be cleared of an ended migration."""
@@ -139,7 +148,7 @@ class Layout:
         """Make the directories, readable by root alone."""
         for directory in (self.state, self.migrations, self.pods, self.tombstones, self.tickets):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for directory in (self.run, self.run / "images"):
+        for directory in (self.run, self.run / "images", self.state / "images"):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         for directory in (self.state, self.run):
             directory.chmod(0o700)

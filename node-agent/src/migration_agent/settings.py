@@ -32,6 +32,8 @@ class Settings:
     """The host's directories that are mounted here, at the same path, for shared volumes."""
     leftover_seconds: float = 48 * 3600.0
     """How old what a crashed migration left in a store must be to be removed."""
+    checkpoints_on_disk: bool = False
+    """Whether a checkpoint that does not fit into memory may lie on the node's disk meanwhile."""
     bytes_per_second: int | None = None
     """The most that this node sends for all migrations together."""
 
@@ -40,7 +42,7 @@ class Settings:
         """Read NODE_NAME, POD_IP, NAMESPACE and what else is set.
 
         That is OPERATOR_ACCOUNT, REGISTER_HANDLER, the ports (API_, PEER_, METRICS_PORT), SHARED_PATHS (by
-        commas), LEFTOVER_SECONDS, BYTES_PER_SECOND.
+        commas), LEFTOVER_SECONDS, BYTES_PER_SECOND, CHECKPOINTS_ON_DISK.
 
         Raises:
             SettingsError: one is missing or wrong.
@@ -81,6 +83,7 @@ class Settings:
             shared_paths=tuple(Path(path) for path in environ.get("SHARED_PATHS", "").split(",") if path),
             leftover_seconds=number("LEFTOVER_SECONDS") or cls.leftover_seconds,
             bytes_per_second=number("BYTES_PER_SECOND"),
+            checkpoints_on_disk=environ.get("CHECKPOINTS_ON_DISK") == "true",
         )
 
     def endpoint(self, port: int) -> str:

@@ -158,6 +158,7 @@ class SourceSide(Side):
             alive=self._alive,
             freeze_budget_left_seconds=self._budget_left() if record.frozen_at_ns and not record.ended else None,
             connections=record.connections,
+            files=record.files,
             bytes_total=record.bytes_total or self._copy.progress.expected or None,
             bytes_sent=self._copy.progress.done,
             chunks_sent=self._copy.progress.chunks_sent,

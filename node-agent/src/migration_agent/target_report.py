@@ -34,6 +34,7 @@ def target_report(
         gate_age_seconds=age,
         at_late_gate=late,
         bytes_received=intake.bytes_received or sum(entry.size for entry in record.entries or ()),
+        files=record.files,
         received_at=record.received_at,
         held_at=record.held_at,
         resumed_at=record.resumed_at,

@@ -24,6 +24,7 @@ from migration_operator.node_checks import mismatches
 from migration_operator.observation import AgentView, NodeView, Observation, agent_trouble
 from migration_operator.owners import devalue, hand_over
 from migration_operator.pods import Json, Pod
+from migration_operator.preflight import room_needed
 from migration_operator.queueing import Queue, claim_of
 from migration_operator.shipping import NoAccess, shipping, store_access
 from migration_operator.step import Action, Step
@@ -217,6 +218,7 @@ async def _prepare_target(turn: Turn) -> None:
         source_node=o.source_agent.node.name,
         freeze_budget_seconds=_freeze_budget(o, o.source_pod),
         shipping=await _shipping(turn),
+        expected_bytes=await _expected_bytes(turn, o.source_pod),
         init=tuple(name for name in o.target_pod.init_names if name in {*generated, *o.source_pod.init_names}),
         generated=generated,
         late_gate=late if late in generated else None,
@@ -239,6 +241,7 @@ async def _checkpoint(turn: Turn) -> None:
         refuse_connections=o.migration.spec.tcp_connections is TcpConnections.REFUSE,
         freeze_budget_seconds=_freeze_budget(o, o.source_pod),
         shipping=await _shipping(turn),
+        expected_bytes=await _expected_bytes(turn, o.source_pod),
     )
     await _put(turn.agents.put_source(agent, request), Reason.CHECKPOINT_FAILED, agent)
 
@@ -249,6 +252,15 @@ async def _put(request: Awaitable[None], reason: Reason, agent: MigrationNode) -
     except AgentRefused as error:
         message = f"the agent on node {agent.metadata.name} refuses: {error}"
         raise Refused(Failure(reason=reason, message=message)) from error
+
+
+async def _expected_bytes(turn: Turn, source: Pod) -> int:
+    """Return what each node needs room for; 0 when there is no agent to ask, or it does not find the pod any more."""
+    view = turn.o.source_agent
+    if view is None or view.node.agent is None:
+        return 0
+    facts = await turn.agents.pod(view.node.agent, source.uid)
+    return room_needed(facts) if facts else 0
 
 
 def _order(o: Observation) -> tuple[str, ...]:

@@ -218,13 +218,20 @@ def freeze_estimate(migration: ContainerMigration, pod: Pod, facts: PodFacts, tr
     return FREEZE_BASE_SECONDS + steps + _bytes(facts) / min(FREEZE_BYTES_PER_SECOND, limit or FREEZE_BYTES_PER_SECOND)
 
 
+def room_needed(facts: PodFacts) -> int:
+    """Return what a node must have room for, in bytes."""
+    return int(_bytes(facts) * ROOM_FACTOR)
+
+
 def _room(case: _Case, node: NodeView) -> Iterator[Problem]:
-    needed = int(_memory(case) * ROOM_FACTOR)
-    if node.facts and needed > node.facts.run_bytes_free:
+    needed = room_needed(case.facts.pod_facts) if case.facts.pod_facts else 0
+    if node.facts and needed > max(node.facts.run_bytes_free, node.facts.disk_bytes_free):
+        disk = node.facts.disk_bytes_free
+        on_disk = f"its disk {disk // _MEBIBYTE} MiB" if disk else "the chart allows none on its disk"
         yield Problem(
             Why.NO_ROOM,
             f"the checkpoint may take {needed // _MEBIBYTE} MiB, but /run of node {node.name} has "
-            f"{node.facts.run_bytes_free // _MEBIBYTE} MiB left",
+            f"{node.facts.run_bytes_free // _MEBIBYTE} MiB left, and {on_disk}",
         )
 
 

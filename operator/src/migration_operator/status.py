@@ -163,7 +163,7 @@ def _step_verdicts(o: Observation, step: Step) -> dict[ConditionType, _Verdict]:
     first = True
     for type_ in STEPS:
         if type_ in passed:
-            verdicts[type_] = ("True", Reason.DONE, _closing(o) if type_ is ConditionType.CHECKPOINTED else "")
+            verdicts[type_] = ("True", Reason.DONE, _NOTES[type_](o) if type_ in _NOTES else "")
         elif given_up:
             verdicts[type_] = ("False", *why) if first else ("False", Reason.NOT_REACHED, "the migration was given up")
             first = False
@@ -176,16 +176,33 @@ def _step_verdicts(o: Observation, step: Step) -> dict[ConditionType, _Verdict]:
     return verdicts
 
 
+def _noted(o: Observation, type_: ConditionType) -> str:
+    """Return what a condition says already: agents forget in the end, conditions do not."""
+    old = next((c for c in o.migration.status.conditions if c.type == type_), None)
+    return old.message if old is not None and old.status == "True" else ""
+
+
+def _files(o: Observation) -> str:
+    """Say where a checkpoint's files lie on a disk: they leave traces there."""
+    found = {o.migration.status.source.node_name: o.source, o.migration.status.target.node_name: o.target}
+    notes = [f"Node {node}: {side.files.why}." for node, side in found.items() if side and side.files.on_disk]
+    known = _noted(o, ConditionType.TARGET_PREPARED)
+    return " ".join([*([known] if known else []), *(note for note in notes if note not in known)])
+
+
 def _closing(o: Observation) -> str:
-    """Say which connections the move costs; the source's agent forgets it in the end, the condition does not."""
+    """Say which connections the move costs."""
     if o.source is None or o.source.connections is None:
-        old = next((c for c in o.migration.status.conditions if c.type == ConditionType.CHECKPOINTED), None)
-        return old.message if old is not None and old.status == "True" else ""
+        return _noted(o, ConditionType.CHECKPOINTED)
     found = o.source.connections
     if not found.outside:
         return ""
     both = " Those within the pod are closed, too: they can stay only when it has no others." if found.within else ""
     return f"{found.outside} TCP connections with others are closed when it goes on at the target.{both}"
+
+
+_NOTES = {ConditionType.TARGET_PREPARED: _files, ConditionType.CHECKPOINTED: _closing}
+"""What is said of steps that are passed."""
 
 
 def _passed(o: Observation, step: Step) -> set[ConditionType]:

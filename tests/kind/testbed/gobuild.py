@@ -55,6 +55,7 @@ MODULES = (
     Module("coredns", ("coredns",), "2 minutes"),
     Module("helm", ("helm",), "2 minutes"),
     Module("versitygw", ("versitygw",), "2 minutes"),
+    Module("checkpointctl", ("checkpointctl",), "1 minute"),
     Module("pause", ("pause",), "1 s", packages="."),
 )
 

@@ -15,6 +15,7 @@ GO_MODULES: Final = {
     "coredns": ("github.com/coredns/coredns", "v1.14.6"),
     "helm": ("helm.sh/helm/v4", "v4.3.1"),
     "versitygw": ("github.com/versity/versitygw", "v1.8.0"),
+    "checkpointctl": ("github.com/checkpoint-restore/checkpointctl", "v1.6.0"),
 }
 """A folder below `modules/`, the module it builds, and its version there."""
 

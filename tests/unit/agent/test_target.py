@@ -17,6 +17,7 @@ from migration_agent.migrations import Conflict, Migrations
 from migration_agent.peer import Refused
 from migration_agent.ports import PeerState, PeerUnreachable, PodState
 from migration_agent.processes import Processes, ProcessRef, has_exited
+from migration_agent.room import Room
 from migration_agent.source import SourceSide
 from migration_agent.target import TargetSide, TargetTools
 from migration_agent.ticket import Ticket, Tickets, TicketState
@@ -281,7 +282,9 @@ async def test_the_word_resumed_is_kept_until_the_source_acknowledges(world: Wor
 
 
 def migrations(world: World) -> Migrations:
-    return Migrations(world.journal, world.vault, world.tickets, world.clock, world, gates=Gates())
+    return Migrations(
+        world.journal, world.vault, world.tickets, world.clock, world, gates=Gates(), room=lambda: Room(1 << 40, 0)
+    )
 
 
 def ask(*, promise: bool = True, settled: bool = False) -> Question:

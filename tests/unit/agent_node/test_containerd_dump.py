@@ -98,6 +98,39 @@ def test_dump_leaves_nothing_that_others_can_read(dumping: Dumping) -> None:
         assert stat.S_IMODE((root / private).stat().st_mode) == 0o700
 
 
+def test_a_dump_describes_itself(dumping: Dumping) -> None:
+    config = dumping.host.root / BUNDLES / "abc/config.json"
+    spec = json.loads(config.read_text())
+    spec["annotations"]["io.kubernetes.cri.image-name"] = "registry.example/app:1"
+    spec["process"] = {"args": ["app"]}
+    config.write_text(json.dumps(spec))
+    checkpoint = dumping.runc.on_checkpoint
+
+    def with_statistics(call: Call) -> None:
+        checkpoint(call)
+        write(dumping.dump.directory / "work/stats-dump", "statistics")
+
+    dumping.runc.on_checkpoint = with_statistics
+    dumping.run()
+    directory = dumping.dump.directory
+    assert json.loads((directory / "spec.dump").read_text()) == spec
+    described = json.loads((directory / "config.dump").read_text())
+    assert (
+        described.items()
+        >= {
+            "id": "abc",
+            "name": "app",
+            "rootfsImageName": "registry.example/app:1",
+            "runtime": "runc",
+            "createdTime": "1970-01-12T13:46:40+00:00",
+            "restored": False,
+        }.items()
+    )
+    assert (directory / "stats-dump").read_text() == "statistics"
+    modes = {stat.S_IMODE((directory / name).stat().st_mode) for name in ("spec.dump", "config.dump", "stats-dump")}
+    assert modes == {0o600}
+
+
 def test_criu_is_told_by_a_file_written_anew(dumping: Dumping) -> None:
     file = write(dumping.host.path(CONFIGURATION), "tcp-close\n")
     dumping.run()

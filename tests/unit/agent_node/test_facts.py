@@ -7,6 +7,7 @@ from unittest.mock import create_autospec
 import pytest
 
 from migration_agent.facts import kernel_features, node_facts, pod_facts, problems
+from migration_agent.room import Room
 from migration_agent.runtime.containerd import Containerd
 from migration_agent.runtime.interface import Container, Runtime
 from migration_api.node import NodeFacts
@@ -51,7 +52,8 @@ def with_room(facts: NodeFacts) -> NodeFacts:
 
 
 def test_a_healthy_node(host: FakeHost) -> None:
-    facts = node_facts(host)
+    facts = node_facts(host, room=Room(memory=7, disk=9))
+    assert (facts.run_bytes_free, facts.disk_bytes_free) == (7, 9)
     assert facts.cpu_flags == ("avx", "fpu", "sse2")
     assert facts.criu_version == "4.2.1"
     assert facts.runtime is not None

@@ -72,7 +72,10 @@ def test_what_the_values_say_of_transports_reaches_both_parts(render: Render) ->
         shared_paths=(Path("/mnt/a"), Path("/srv/b")),
         leftover_seconds=72 * 3600,
         bytes_per_second=125_000_000,
+        checkpoints_on_disk=True,
     )
+    on_disk = environment(container(render("agent.checkpointsOnDisk=false"), "agent"))
+    assert not Settings.from_environment({**on_disk, "POD_IP": "10.0.0.1"}).checkpoints_on_disk
     rules = TransportRules.from_environment(operator)
     assert rules.default == Transport(type=TransportType.SHARED_VOLUME, shared_volume=SharedVolume(path="/mnt/a"))
     assert rules.allowed_paths == ("/mnt/a", "/srv/b")
@@ -154,6 +157,7 @@ def test_the_environment_that_the_parts_read(render: Render) -> None:
         "LOG_LEVEL": "debug",
         "SHARED_PATHS": "",
         "LEFTOVER_SECONDS": "172800",
+        "CHECKPOINTS_ON_DISK": "true",
     }
     allowed = container(render("agent.registerHandler=true"), "agent")
     assert environment(allowed)["REGISTER_HANDLER"] == "true"

@@ -229,6 +229,15 @@ def test_the_freeze_is_estimated(mebibytes: int, budget: int, words: str | None)
     assert words is None or words in got[0][1]
 
 
+def test_what_does_not_fit_into_memory_may_fit_on_the_disk() -> None:
+    full = FACTS.model_copy(update={"run_bytes_free": 10 * MEBIBYTE, "disk_bytes_free": 1 << 40})
+    assert found(preflight_facts(source=node(SOURCE, full), candidates=(node(TARGET, full),))) == []
+    both = full.model_copy(update={"disk_bytes_free": 20 * MEBIBYTE})
+    [(reason, message)] = found(preflight_facts(source=node(SOURCE, both)))
+    assert reason == R.NO_ROOM
+    assert "has 10 MiB left, and its disk 20 MiB" in message
+
+
 def test_what_the_kubelet_passes_within_the_freeze_takes_its_time() -> None:
     """A second for each sidecar and init container from the first that moves."""
     init = [{"name": "before"}, {"name": "side", "restartPolicy": "Always"}, {"name": "after"}]

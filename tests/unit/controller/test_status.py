@@ -9,7 +9,7 @@ from migration_api.base import format_time
 from migration_api.conditions import Reason
 from migration_api.crds import container_migration
 from migration_api.migration import ContainerMigration, Decision, MigrationStatus
-from migration_api.wire import Connections, SourceReport, SourceState, TargetReport, TargetState
+from migration_api.wire import Connections, Files, SourceReport, SourceState, TargetReport, TargetState
 from migration_operator.events import events
 from migration_operator.observation import Observation
 from migration_operator.status import patch, report
@@ -149,6 +149,27 @@ def test_what_the_move_costs_in_connections_is_said_and_kept() -> None:
     source = SourceReport(state=SourceState.DUMPED, dumped_at=NOW, connections=both)
     later = after(of, report(observation(of, source=source), step))
     assert "Those within the pod are closed, too" in said(later, None)
+
+
+def test_files_on_a_disk_are_said_and_kept() -> None:
+    of = migration(status=begun())
+    step = Step(Action.WAIT, Reason.IN_PROGRESS, "")
+    here = SourceReport(state=SourceState.DUMPED, dumped_at=NOW, files=Files(on_disk=True, why="/run is small"))
+    there = TargetReport(state=TargetState.AT_GATE, gate_age_seconds=1, files=Files(on_disk=True, why="it is full"))
+
+    def said(of: ContainerMigration, source: SourceReport | None, target: TargetReport | None) -> MigrationStatus:
+        return report(observation(of, source=source, target=target), step)
+
+    def note(status: MigrationStatus) -> str:
+        return next(c.message for c in status.conditions if c.type == "TargetPrepared")
+
+    assert note(said(of, SourceReport(state=SourceState.DUMPED, dumped_at=NOW), None)) == ""
+    first = said(of, None, there)
+    assert note(first) == "Node node-b: it is full."
+    second = said(after(of, first), here, there)
+    assert note(second) == "Node node-b: it is full. Node node-a: /run is small."
+    assert note(said(after(of, second), None, None)) == note(second), "the agents have forgotten"
+    assert note(said(after(of, second), here, there)) == note(second)
 
 
 def test_progress_has_rate_and_time_left_and_changes_only_with_the_bytes() -> None:

@@ -124,6 +124,16 @@ def read_bundle(host: Host, container_id: str) -> Bundle | None:
     )
 
 
+def specification(host: Host, bundle: Bundle) -> str:
+    """Return the OCI specification that a container was made from.
+
+    Raises:
+        OSError: it could not be read.
+        ValueError: it is larger than any is.
+    """
+    return _text(host.path(f"{BUNDLES}/{bundle.container_id}") / "config.json")
+
+
 def _options(directory: Path) -> tuple[_Options, int]:
     """Return the shim's options and when the bundle was made: the shim writes this file once, before `create`."""
     file = directory / "options.json"
@@ -136,8 +146,12 @@ def _binary(name: str) -> str:
 
 
 def _json(path: Path) -> object:
+    return json.loads(_text(path))
+
+
+def _text(path: Path) -> str:
     with path.open("rb") as file:
         text = file.read(_MAX_BYTES + 1)
     if len(text) > _MAX_BYTES:
         raise ValueError(f"{path} is larger than {_MAX_BYTES} bytes")
-    return json.loads(text)
+    return text.decode()

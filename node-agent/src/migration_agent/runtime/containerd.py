@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from migration_agent.checkpoint import criu, rootfs, volumes
+from migration_agent.checkpoint import criu, description, rootfs, volumes
 from migration_agent.checkpoint.post_dump import Expectation, PostDumpBroker
 from migration_agent.connections import connections
 from migration_agent.host import CommandFailed, Completed, Host, wait_for_exit
@@ -106,7 +106,8 @@ class Containerd:
         try:
             shutil.rmtree(dump.directory, ignore_errors=True)
             criu.prepare(self._host, dump)
-        except OSError as error:
+            description.describe(self._host, bundle, dump.directory)
+        except (OSError, ValueError) as error:
             raise RuntimeFailure(f"the checkpoint's directory could not be prepared: {error}") from error
 
         def work() -> None:
@@ -116,6 +117,8 @@ class Containerd:
 
         with self._broker.expect(dump.migration, container.name, work) as expectation:
             self._checkpoint(dump, bundle, expectation, file_locks=file_locks)
+        with suppress(OSError):  # nobody needs them to go on
+            description.keep_statistics(criu.work(dump), dump.directory)
         status = self.status(container)
         if status is not ContainerStatus.PAUSED:
             self._freeze_again(container)

@@ -37,11 +37,14 @@ MANIFEST_BYTES = 16 * 1024 * 1024
 MANIFEST_NAME = "manifest"
 """Its name in a store."""
 INVENTORY = "images/inventory.img"
+DESCRIPTIONS = ("config.dump", "spec.dump", "stats-dump", "network.status")
+"""Beside the images, for whoever reads the checkpoint later; nothing is restored from them."""
 _PAGE_BYTES = 4096
 
 _HEADER = b"CMMF" + bytes([VERSION, 0, 0, 0])
 _ENTRY = re.compile(
-    r"(?P<container>[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)/(rootfs-diff\.tar|images/[A-Za-z0-9_][A-Za-z0-9_.-]{0,254})"
+    r"(?P<container>[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)"
+    r"/(rootfs-diff\.tar|config\.dump|spec\.dump|stats-dump|network\.status|images/[A-Za-z0-9_][A-Za-z0-9_.-]{0,254})"
 )
 _SHARED = re.compile(rf"{SHARED_DIRECTORY}/({ONLY_LOOPBACK}|(shm|volume-[a-z0-9]([-a-z0-9]{{0,61}}[a-z0-9])?)\.tar)")
 
@@ -50,7 +53,7 @@ class ManifestEntry(Model):
     """One file of a checkpoint."""
 
     path: Annotated[str, Field(max_length=512)]
-    """`CONTAINER/rootfs-diff.tar`, `CONTAINER/images/FILE`, or one of the pod: `_pod/…`."""
+    """`CONTAINER/rootfs-diff.tar`, `CONTAINER/images/FILE`, a description beside them, or one of the pod: `_pod/…`."""
     size: Annotated[int, Field(ge=0)]
     mode: Literal[0o600] = ENTRY_MODE
     chunks: str = ""
@@ -167,8 +170,8 @@ def entries_below(directory: Path) -> tuple[Entry, ...]:
     containers = [name for name in children if name != SHARED_DIRECTORY]
     files = sorted((directory / SHARED_DIRECTORY).iterdir()) if SHARED_DIRECTORY in children else []
     for container in containers:
-        diff = directory / container / "rootfs-diff.tar"
-        files += [*([diff] if diff.exists() else []), *sorted((directory / container / "images").iterdir())]
+        beside = (directory / container / name for name in ("rootfs-diff.tar", *DESCRIPTIONS))
+        files += [*(file for file in beside if file.exists()), *sorted((directory / container / "images").iterdir())]
     for file in files:
         status = file.lstat()
         if not stat.S_ISREG(status.st_mode):

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from migration_agent.metrics import RECEIVED
 from migration_agent.paths import SHARED_DIRECTORY
+from migration_agent.room import ROOM_LEFT_BYTES
 from migration_agent.transport.chunks import FormatError, Record, Seal, is_zero, packed
 from migration_agent.transport.frames import Held
 from migration_agent.transport.manifest import (
@@ -28,8 +29,6 @@ from migration_agent.transport.manifest import (
 )
 
 _RECEIPTS = "_receipts"
-_ROOM_LEFT_BYTES = 64 * 1024 * 1024
-"""What a checkpoint must leave free on the file system: others need it too."""
 
 
 class _Receipt(NamedTuple):
@@ -180,10 +179,10 @@ class Workspace:
 
     def _demand_room(self, count: int) -> None:
         free = shutil.disk_usage(self.directory).free
-        if count + _ROOM_LEFT_BYTES > free:
+        if count + ROOM_LEFT_BYTES > free:
             raise FormatError(
                 f"the checkpoint does not fit: {self.directory.parent} has only {free} bytes free; use a node with "
-                "more memory, or enlarge its /run"
+                "more room, or enlarge its /run"
             )
 
     def _make_directories(self) -> None:

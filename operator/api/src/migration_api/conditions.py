@@ -297,8 +297,8 @@ class PreflightReason(Explained):
     )
     NO_ROOM = _explained(
         "NoRoom",
-        "The checkpoint may be larger than the room for it in a node's /run.",
-        "free or enlarge that node's /run, or choose another node",
+        "The checkpoint may be larger than the room for it on a node, in /run and, where that is allowed, on its disk.",
+        "free or enlarge that node's /run or disk, or choose another node",
     )
     PATH_NOT_ALLOWED = _explained(
         "PathNotAllowed",

@@ -44,6 +44,8 @@ class NodeFacts(Model):
     """The container runtime."""
     run_bytes_free: Annotated[int, Field(ge=0, json_schema_extra={"format": "int64"})] = 0
     """Room for checkpoints in the node's /run, in bytes."""
+    disk_bytes_free: Annotated[int, Field(ge=0, json_schema_extra={"format": "int64"})] = 0
+    """Room for checkpoints on the node's disk, in bytes; 0 when the chart does not allow them there."""
 
 
 class MigrationNodeStatus(Model):

@@ -127,10 +127,12 @@ class TargetRequest(TargetTask):
     """PUT /v1/migrations/{uid}/target: expect this migration's checkpoint for this pod."""
 
     shipping: Shipping
+    expected_bytes: Bytes = 0
+    """What the checkpoint is expected to take, with a margin; only the first request's counts."""
 
     @property
     def task(self) -> TargetTask:
-        return TargetTask.model_validate(self.model_dump(exclude={"shipping"}))
+        return TargetTask.model_validate(self.model_dump(exclude={"shipping", "expected_bytes"}))
 
 
 class SourceTask(_PodTask):
@@ -146,10 +148,12 @@ class SourceRequest(SourceTask):
     """PUT /v1/migrations/{uid}/source: freeze this pod, checkpoint the containers that move, send them to that node."""
 
     shipping: Shipping
+    expected_bytes: Bytes = 0
+    """As in `TargetRequest`."""
 
     @property
     def task(self) -> SourceTask:
-        return SourceTask.model_validate(self.model_dump(exclude={"shipping"}))
+        return SourceTask.model_validate(self.model_dump(exclude={"shipping", "expected_bytes"}))
 
 
 class ProbeStep(StrEnum):
@@ -236,6 +240,15 @@ class Failure(Model):
     """What failed, on which node, why (the tool's own last lines), what to do."""
 
 
+class Files(Model):
+    """Where a migration's files lie on a node."""
+
+    on_disk: bool = False
+    """False: in memory, on the tmpfs of /run."""
+    why: Message = ""
+    """Why they lie on the disk, for an admin."""
+
+
 class Connections(Model):
     """The connected TCP sockets of a pod."""
 
@@ -271,6 +284,7 @@ class SourceReport(Model):
     """Those that the latest connection found at the target already."""
     connections: Connections | None = None
     """Known when the dump is complete."""
+    files: Files = Files()
     frozen_at: Time | None = None
     dumped_at: Time | None = None
     sent_at: Time | None = None
@@ -289,6 +303,7 @@ class TargetReport(Model):
     at_late_gate: bool = False
     """The late gate waits for the copy: image, volumes and network are ready, and its age does not matter."""
     bytes_received: Bytes = 0
+    files: Files = Files()
     received_at: Time | None = None
     held_at: Time | None = None
     resumed_at: Time | None = None
