@@ -25,7 +25,7 @@ from migration_api.failpoints import Failpoint
 from support.cluster import SYSTEM, Kubectl, wait_for
 from support.testbed import Testbed
 
-pytestmark = pytest.mark.testbed
+pytestmark = [pytest.mark.testbed, pytest.mark.timeout(600)]
 
 API_SECONDS = [float(it) for it in os.environ.get("API_SECONDS", "1,20").split(",")]
 """How long the API server is away; the issue's others, 120 and 300, where there is time."""

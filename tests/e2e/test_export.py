@@ -22,7 +22,7 @@ from support.stores import files, watching
 from support.testbed import SHARED, Testbed
 from support.workloads import Redis
 
-pytestmark = pytest.mark.testbed
+pytestmark = [pytest.mark.testbed, pytest.mark.timeout(600)]
 
 MARKER = "a-marker-that-checkpointctl-must-find"
 SLOW = 8 * 1024 * 1024

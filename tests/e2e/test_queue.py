@@ -15,7 +15,7 @@ from support.workloads import counter
 CLUSTER, NODE = 5, 2
 """The chart's defaults."""
 
-COUNT = int(os.environ.get("QUEUE_MIGRATIONS", "10"))
+COUNT = int(os.environ.get("QUEUE_MIGRATIONS", "8"))
 """How many at once; more on a machine with time."""
 
 
@@ -35,6 +35,7 @@ def check_limits(all_: list[Manifest]) -> None:
     assert max(nodes.values(), default=0) <= NODE, nodes
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.usefixtures("clean_nodes")
 def test_many_at_once_run_in_order_and_within_the_limits(
     kubectl: Kubectl, migrations: Migrations, nodes: tuple[str, str]

@@ -19,7 +19,7 @@ from support.mounts import shared_tmpfs
 from support.testbed import SHARED
 from support.workloads import ballast
 
-pytestmark = pytest.mark.testbed
+pytestmark = [pytest.mark.testbed, pytest.mark.timeout(600)]
 
 DISK_BYTES_PER_SECOND = 32 * 1024 * 1024
 """The files can be looked at while they are there."""
