@@ -10,7 +10,7 @@ from chaos.lab import RUNC, Lab, laboratory
 from chaos.trial import left_in
 from chaos.workload import Workload
 from migration_api.failpoints import Failpoint
-from support.cluster import Kubectl, condition, wait_for
+from support.cluster import SYSTEM, Kubectl, condition, wait_for
 from support.testbed import Testbed
 
 pytestmark = [pytest.mark.testbed, pytest.mark.timeout(600)]
@@ -26,8 +26,9 @@ for id in $({RUNC} list -q); do
     /run/containerd/io.containerd.runtime.v2.task/k8s.io/$id/config.json && {RUNC} kill $id KILL
 done
 for id in $({RUNC} list -q); do
-  grep -q migration_agent.main /run/containerd/io.containerd.runtime.v2.task/k8s.io/$id/config.json \\
-    && {RUNC} kill $id KILL
+  config=/run/containerd/io.containerd.runtime.v2.task/k8s.io/$id/config.json
+  grep -q '"io.kubernetes.cri.container-name": *"agent"' $config \\
+    && grep -q '"io.kubernetes.cri.sandbox-namespace": *"{SYSTEM}"' $config && {RUNC} kill $id KILL
 done
 true
 """

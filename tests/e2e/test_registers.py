@@ -167,7 +167,7 @@ def test_who_may_write_the_outcome(case: Case, who: str, outcome: Manifest) -> N
     case.prepare(COMMITTED)
     done = case.write(who, outcome)
     if who == "operator":  # whom the policy of the status would let write here
-        refused(done, NOT_OUTCOME if outcome is RESUMED else NOT_TAINTED)
+        refused(done, *((NOT_OUTCOME, NOT_TAINTED) if outcome is RESUMED else (NOT_TAINTED,)))
         return
     if who != "target":
         refused(done, NOT_OUTCOME, NOT_TARGET)

@@ -13,6 +13,8 @@ from chaos.trial import Trial
 from chaos.workload import Workload
 from support.cluster import Kubectl
 
+pytestmark = pytest.mark.timeout(600)
+
 
 @pytest.fixture(scope="module")
 def lab(kubectl: Kubectl) -> Iterator[Lab]:
