@@ -55,7 +55,7 @@ BACK = [
     Failpoint.TARGET_END_DESTROYED,
 ]
 IN_A_PEERS_THREAD = {Failpoint.TARGET_CHUNK, Failpoint.TARGET_RECEIVED}
-"""Only the end of the process ends those threads: `tests/e2e/test_witness.py`."""
+"""Only the end of the process ends those threads: `make chaos-matrix`."""
 
 
 @pytest.fixture
