@@ -198,6 +198,10 @@ def test_a_failed_dump_says_what_criu_said_and_stays_paused(dumping: Dumping) ->
         ),
         ("Error (criu/fsnotify.c:284): fsnotify: Can't dump that handle", "watches (inotify"),
         (
+            "Error (compel/src/lib/infect-rpc.c:44): Message reply from daemon is trimmed (0/28)",
+            "io_uring,",
+        ),
+        (
             "Error (criu/files-ext.c:96): Can't dump file 3 of that type [600] (unknown anon_inode:[io_uring])",
             "io_uring,",
         ),
