@@ -218,7 +218,9 @@ def _prepare(lab: Lab) -> None:
     kubectl = lab.kubectl
     made: list[Manifest] = []
     for number, node in enumerate(lab.nodes):
-        shell = pod(f"shell-{number}", lab.namespace, ["sleep", "infinity"], node, hostPID=True)
+        stays: list[Manifest] = [{"operator": "Exists"}]  # whatever is said of the node
+        command = ["sleep", "infinity"]
+        shell = pod(f"shell-{number}", lab.namespace, command, node, hostPID=True, tolerations=stays)
         shell["spec"]["containers"][0]["securityContext"] = {"privileged": True}
         made.append(shell)
         lab.shells[node] = shell["metadata"]["name"]
