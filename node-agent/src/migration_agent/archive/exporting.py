@@ -127,7 +127,7 @@ class _Parts:
         if self._changes and not self._changes.empty:
             yield names.CHANGES, _Tar(self._changes)
         if self._changes and self._changes.deleted:
-            yield names.DELETED, _Memory(json.dumps(self._changes.deleted).encode())
+            yield names.DELETED, _Memory(json.dumps(self._changes.deleted, indent=2).encode())
         if self._shared_memory:
             yield names.SHARED_MEMORY, _Tar(self._shared_memory)
         if self._volumes:
