@@ -95,7 +95,7 @@ def test_a_program_that_checks_itself(move: Move, table: Table, name: str) -> No
 
 @pytest.mark.usefixtures("clean_nodes")
 def test_node_js_uses_io_uring_and_runs_on(move: Move, table: Table) -> None:
-    """Its event loop has a ring even when it is told to use none (UV_USE_IO_URING=0), and no checkpoint can hold one."""
+    """Its event loop has a ring even when it is told to use none, and no checkpoint can hold one."""
     move.run("ticker", container("main", "env", "UV_USE_IO_URING=0", "node", f"{HERE}/ticker.js"))
     log = Follower("ticker", move.migrations.namespace)
     wait_for("twenty numbers", lambda: len(log.lines) >= 20, seconds=60)
