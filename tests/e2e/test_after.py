@@ -125,13 +125,13 @@ def test_probes_exit_codes_and_restarts(kubectl: Kubectl, migrations: Migrations
     previous = [int(line) for line in kubectl.logs(moved, namespace, "--previous") if line.isdigit()]
     assert previous[-1] >= last, "the log of the moved container is lost"
     ready(migrations, moved, "True")
-    first = wait_for("its first line", lambda: kubectl.logs(moved, namespace), seconds=20)[0]
+    first = wait_for("its first line", lambda: kubectl.logs(moved, namespace) or None, seconds=20)[0]
     assert first == "1", "it did not start afresh"
 
     kubectl.exec(moved, namespace, "touch", "/tmp/sick")
     wait_for("the kubelet to kill it", lambda: container_of(migrations, moved)["restartCount"] == 2, seconds=90)
     ready(migrations, moved, "True")
-    assert wait_for("its first line", lambda: kubectl.logs(moved, namespace), seconds=20)[0] == "1"
+    assert wait_for("its first line", lambda: kubectl.logs(moved, namespace) or None, seconds=20)[0] == "1"
 
 
 @pytest.mark.usefixtures("clean_nodes")
