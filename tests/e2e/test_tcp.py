@@ -37,10 +37,9 @@ class Clients:
         return [line[what] for line in self.saw() if what in line]
 
 
-@pytest.mark.usefixtures("clean_nodes")
-def test_clients_are_told_at_once_and_nothing_acknowledged_is_lost(
-    kubectl: Kubectl, migrations: Migrations, nodes: tuple[str, str]
-) -> None:
+@pytest.fixture
+def clients(kubectl: Kubectl, migrations: Migrations, nodes: tuple[str, str]) -> Clients:
+    """Clients at the target node, whose numbers a server at the source acknowledges."""
     namespace, (source, target) = migrations.namespace, nodes
     migrations.run_pod(pod("talker", namespace, ["python3", "-c", TALKER, "server"], source))
     kubectl.apply(service("talker", namespace, talker.PORT))
@@ -48,6 +47,14 @@ def test_clients_are_told_at_once_and_nothing_acknowledged_is_lost(
     migrations.run_pod(pod("clients", namespace, command, target))
     clients = Clients(kubectl, namespace)
     wait_for("acknowledged numbers", lambda: len(clients.of("acknowledged")) > 50, seconds=30)
+    return clients
+
+
+@pytest.mark.usefixtures("clean_nodes")
+def test_clients_are_told_at_once_and_nothing_acknowledged_is_lost(
+    kubectl: Kubectl, migrations: Migrations, nodes: tuple[str, str], clients: Clients
+) -> None:
+    namespace, (_, target) = migrations.namespace, nodes
     assert clients.of("busy") == clients.of("idle") == []
 
     migrations.start("move", "talker", target={"nodeName": target})
@@ -65,15 +72,11 @@ def test_clients_are_told_at_once_and_nothing_acknowledged_is_lost(
 
 
 @pytest.mark.usefixtures("clean_nodes")
-def test_after_an_abort_the_connections_go_on(kubectl: Kubectl, migrations: Migrations, nodes: tuple[str, str]) -> None:
+def test_after_an_abort_the_connections_go_on(
+    kubectl: Kubectl, migrations: Migrations, nodes: tuple[str, str], clients: Clients
+) -> None:
     """The freeze was longer than the clients are used to, no more: not one connection ends."""
-    namespace, (source, target) = migrations.namespace, nodes
-    migrations.run_pod(pod("talker", namespace, ["python3", "-c", TALKER, "server"], source))
-    kubectl.apply(service("talker", namespace, talker.PORT))
-    command = ["python3", "-c", TALKER, "client", "talker", "/tmp/saw"]
-    migrations.run_pod(pod("clients", namespace, command, target))
-    clients = Clients(kubectl, namespace)
-    wait_for("acknowledged numbers", lambda: len(clients.of("acknowledged")) > 50, seconds=30)
+    namespace, (_, target) = migrations.namespace, nodes
     # It cannot be dumped, which is found in the freeze, after the packets are held back.
     kubectl.exec("talker", namespace, "bash", "-c", 'python3 -c "$1" >/dev/null 2>&1 &', "holder", HOLDS["io_uring"])
     migrations.start("move", "talker", target={"nodeName": target})

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from migration_api.conditions import Reason
 from migration_api.migration import Decision, Outcome
+from migration_api.names import OUT_OF_SERVICE
 from migration_api.wire import SourceReport, SourceState, TargetReport
 from migration_operator.observation import AgentView, Observation
 from migration_operator.owners import awaits_owner
@@ -108,7 +109,7 @@ def _await_the_outcome(o: Observation) -> Step:
         Reason.TARGET_LOST_AFTER_COMMIT,
         f"node {agent.node.name} stopped answering after the commit ({agent.problem}); the source stays frozen, "
         "because the container may run there; bring the node or its agent back, or, when the machine is certainly off "
-        f"and stays off: kubectl taint node {agent.node.name} node.kubernetes.io/out-of-service=nodeshutdown:NoExecute",
+        f"and stays off: kubectl taint node {agent.node.name} {OUT_OF_SERVICE}=nodeshutdown:NoExecute",
         stalled=True,
     )
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from migration_api.base import now
 from migration_api.migration import ContainerMigration, Decision
+from migration_api.names import OUT_OF_SERVICE
 from migration_api.node import MigrationNode
 from migration_api.wire import Failure, MigrationRef, PodFacts
 from migration_operator.agents import AgentRefused, Agents, AgentUnreachable
@@ -28,9 +29,6 @@ from migration_operator.store_probe import try_store
 from migration_operator.target_pod import name_for
 from migration_operator.transport_checks import setting_problems
 from migration_operator.transport_facts import TransportFacts, TransportRules
-
-OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
-"""The taint by which an admin says that a node is off; Kubernetes gives its pods up then."""
 
 
 async def observe(

@@ -22,6 +22,9 @@ ANNOTATION_PLACEMENT = f"{GROUP}/original-placement"
 ANNOTATION_OWNER = f"{GROUP}/owner"
 """On a target pod: by what its source's ReplicaSet knows its pods, as JSON; it is handed over in the end."""
 
+OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
+"""The taint by which an admin says that a node is off; Kubernetes gives its pods up then."""
+
 FINALIZER = f"{GROUP}/migration"
 """On a ContainerMigration from before anything is touched until nothing is left to do."""
 
