@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
+import shutil
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from support import testbed as testbed_support
 from support.cluster import Kubectl, NotInTimeError, agents, schedulable, wait_for, what_happened, workers
 from support.follower import Follower
 from support.migration import Migrations, leftovers
+from support.stores import Folder
 from support.table import Table
 
 REPORT = pytest.StashKey[pytest.TestReport]()
@@ -100,6 +103,18 @@ def testbed() -> testbed_support.Testbed:
     found = testbed_support.current()
     assert found, "mark the test with `testbed`: there is none"
     return found
+
+
+@pytest.fixture
+def folder(testbed: testbed_support.Testbed) -> Iterator[Folder]:
+    """A fresh directory of the folder that all nodes share; removed with what lies in it."""
+    match = re.search(r"in every node is (\S+) here", testbed("status"))
+    assert match is not None
+    name = f"e2e-{secrets.token_hex(4)}"
+    path = Path(match[1]) / name
+    path.mkdir()
+    yield Folder(path, f"{testbed_support.SHARED}/{name}")
+    shutil.rmtree(path)
 
 
 @pytest.fixture(scope="session")

@@ -18,24 +18,14 @@ from migration_agent.transport.store import HOME
 from support.archives import checkpointctl
 from support.cluster import SYSTEM, Kubectl, agents, on_node, wait_for
 from support.migration import WORKLOAD, Migrations
-from support.stores import files, watching
-from support.testbed import SHARED, Testbed
+from support.stores import Folder, watching
+from support.testbed import Testbed
 from support.workloads import Redis
 
 pytestmark = [pytest.mark.testbed, pytest.mark.timeout(600)]
 
 MARKER = "a-marker-that-checkpointctl-must-find"
 SLOW = 8 * 1024 * 1024
-
-
-@pytest.fixture
-def folder(testbed: Testbed) -> Path:
-    """A directory of the folder that all nodes share, seen from this machine."""
-    match = re.search(r"in every node is (\S+) here", testbed("status"))
-    assert match is not None
-    path = Path(match[1]) / f"e2e-{secrets.token_hex(4)}"
-    path.mkdir()
-    return path
 
 
 def tool(kubectl: Kubectl, *words: str, stdin: bytes = b"") -> bytes:
@@ -57,7 +47,7 @@ def members(archive: bytes) -> dict[str, tarfile.TarInfo]:
 
 @pytest.mark.usefixtures("clean_nodes")
 def test_checkpointctl_reads_the_checkpoint_of_a_redis(
-    kubectl: Kubectl, migrations: Migrations, nodes: tuple[str, str], folder: Path, tmp_path: Path
+    kubectl: Kubectl, migrations: Migrations, nodes: tuple[str, str], folder: Folder, tmp_path: Path
 ) -> None:
     """It is copied out of the volume while it lies there."""
     source, target = nodes
@@ -65,20 +55,20 @@ def test_checkpointctl_reads_the_checkpoint_of_a_redis(
     redis.start(source, client_node=target)
     redis.fill("redis", mebibytes=16)
     redis.cli("redis", "SET", "marker", MARKER)
-    transport = {"type": "SharedVolume", "sharedVolume": {"path": f"{SHARED}/{folder.name}"}, "bytesPerSecond": SLOW}
-    with watching(lambda: files(folder)) as seen:
+    transport = {**folder.transport, "bytesPerSecond": SLOW}
+    with watching(folder.content) as seen:
         migrations.start("move", "redis", target={"nodeName": target}, transport=transport)
         uid = migrations.succeeded("move")["metadata"]["uid"]
-        wait_for("an empty volume", lambda: not any(p.is_file() for p in folder.rglob("*")), seconds=30)
+        wait_for("an empty volume", lambda: not any(p.is_file() for p in folder.path.rglob("*")), seconds=30)
     secret = kubectl.get("secret", f"migration-key-{uid}", migrations.namespace)
     assert secret is not None
-    copied = folder / "copied" / HOME / uid
+    copied = folder.path / "copied" / HOME / uid
     copied.mkdir(parents=True)
     for name, blob in seen.items():
         if name.startswith(f"{HOME}/{uid}/") and ".new-" not in name:
             (copied / Path(name).name).write_bytes(blob)
 
-    words = ("--volume", f"{SHARED}/{folder.name}/copied", "--uid", uid, "--key-file", "/dev/stdin", "-")
+    words = ("--volume", f"{folder.on_nodes}/copied", "--uid", uid, "--key-file", "/dev/stdin", "-")
     archive = tmp_path / "redis.tar"
     archive.write_bytes(tool(kubectl, "export", *words, stdin=secret["data"]["key"].encode()))
 
@@ -95,10 +85,10 @@ def test_checkpointctl_reads_the_checkpoint_of_a_redis(
 
 
 @pytest.fixture
-def podman_archive(testbed: Testbed, kubectl: Kubectl, nodes: tuple[str, str], folder: Path) -> Iterator[bytes]:
+def podman_archive(testbed: Testbed, kubectl: Kubectl, nodes: tuple[str, str], folder: Folder) -> Iterator[bytes]:
     """Let the real podman checkpoint a container that has changed and deleted files of its image."""
     testbed("add", "podman")
-    node, name, on_nodes = nodes[0], f"e2e-{secrets.token_hex(4)}", f"{SHARED}/{folder.name}"
+    node, name, on_nodes = nodes[0], f"e2e-{secrets.token_hex(4)}", folder.on_nodes
     change = "echo changed > /etc/motd; rm -rf /srv; mkdir /new; echo new > /new/file; exec sleep 1000"
     podman = f"podman --root /var/lib/{name} --runroot /run/{name}"
     try:
@@ -111,16 +101,16 @@ def podman_archive(testbed: Testbed, kubectl: Kubectl, nodes: tuple[str, str], f
             f"{podman} container checkpoint --export {on_nodes}/podman.tar web",
             timeout=180,
         )
-        yield (folder / "podman.tar").read_bytes()
+        yield (folder.path / "podman.tar").read_bytes()
     finally:
         on_node(kubectl, node, f"{podman} rm -af -t 0; {podman} unshare true; rm -rf /var/lib/{name} /run/{name}; true")
 
 
 def test_an_archive_of_the_real_podman_is_imported_and_comes_back_in_its_layout(
-    kubectl: Kubectl, folder: Path, podman_archive: bytes, tmp_path: Path
+    kubectl: Kubectl, folder: Folder, podman_archive: bytes, tmp_path: Path
 ) -> None:
-    volume = ("--volume", f"{SHARED}/{folder.name}")
-    key = f"{SHARED}/{folder.name}/key"
+    volume = ("--volume", folder.on_nodes)
+    key = f"{folder.on_nodes}/key"
     uid = tool(kubectl, "import", *volume, "--container", "web", "--key-file", key, f"{volume[1]}/podman.tar")
     again = tool(kubectl, "export", *volume, "--uid", uid.decode().strip(), "--key-file", key, "-")
 

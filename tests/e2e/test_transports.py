@@ -21,8 +21,8 @@ from migration_agent.transport.store import HOME
 from support.cluster import SYSTEM, Kubectl, Manifest, agents, condition, on_node, wait_for
 from support.follower import Follower
 from support.migration import Migrations
-from support.stores import Bucket, files, watching
-from support.testbed import SHARED, Testbed
+from support.stores import Bucket, Folder, watching
+from support.testbed import Testbed
 from support.workloads import Redis, ballast, counter
 
 pytestmark = pytest.mark.testbed
@@ -42,21 +42,6 @@ class Store(Protocol):
 
 
 @dataclass(frozen=True)
-class Folder:
-    """A directory of the folder that all nodes share, seen from this machine."""
-
-    path: Path
-    on_nodes: str
-
-    @property
-    def transport(self) -> dict[str, Any]:
-        return {"type": "SharedVolume", "sharedVolume": {"path": self.on_nodes}}
-
-    def content(self) -> dict[str, bytes]:
-        return files(self.path)
-
-
-@dataclass(frozen=True)
 class S3:
     """A bucket of the test bed's S3 server."""
 
@@ -68,16 +53,6 @@ class S3:
 
     def content(self) -> dict[str, bytes]:
         return self.bucket.objects()
-
-
-@pytest.fixture
-def folder(testbed: Testbed) -> Folder:
-    match = re.search(r"in every node is (\S+) here", testbed("status"))
-    assert match is not None
-    name = f"e2e-{secrets.token_hex(4)}"
-    path = Path(match[1]) / name
-    path.mkdir()
-    return Folder(path, f"{SHARED}/{name}")
 
 
 @pytest.fixture

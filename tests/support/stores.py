@@ -52,6 +52,21 @@ def watching(content: Callable[[], dict[str, bytes]]) -> Generator[dict[str, byt
 
 
 @dataclass(frozen=True)
+class Folder:
+    """A directory of the folder that all nodes share, seen from this machine."""
+
+    path: Path
+    on_nodes: str
+
+    @property
+    def transport(self) -> dict[str, Any]:
+        return {"type": "SharedVolume", "sharedVolume": {"path": self.on_nodes}}
+
+    def content(self) -> dict[str, bytes]:
+        return files(self.path)
+
+
+@dataclass(frozen=True)
 class Bucket:
     """A bucket of the test bed's S3 server."""
 
