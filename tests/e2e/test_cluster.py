@@ -196,7 +196,7 @@ def test_an_object_put_on_one_node_is_got_on_the_other(
 
 @pytest.mark.testbed
 @pytest.mark.timeout(300)
-def test_an_image_is_built_and_loaded_into_every_node(
+def test_an_image_is_built_and_loaded_into_every_worker(
     api: Kubectl, namespace: str, pair: tuple[str, str], testbed: Testbed
 ) -> None:
     testbed("build", "workload")

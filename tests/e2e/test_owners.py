@@ -16,7 +16,7 @@ from support.programs import Client, container, pod_of
 from support.several import COUNTER
 from support.table import Table
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(300, func_only=True)  # not the making of `programs`
 
 
 def pods_of(migrations: Migrations, name: str) -> list[Manifest]:

@@ -15,7 +15,11 @@ from support.migration import Migrations
 from support.programs import HERE, Client, container, pod_of, service
 from support.table import Table
 
-pytestmark = [pytest.mark.testbed, pytest.mark.usefixtures("programs"), pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.testbed,
+    pytest.mark.usefixtures("programs"),
+    pytest.mark.timeout(300, func_only=True),  # not the making of `programs`
+]
 
 
 @dataclass(frozen=True)

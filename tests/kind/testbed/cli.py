@@ -77,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
     add_rest(tool)
     build = verb("build", build_images, "build images where their inputs have changed")
     build.add_argument("images", nargs="+", choices=[*images.names(), "all"], metavar="NAME|all")
-    load = verb("load", load_images, "load images into every node that has not got them")
+    load = verb("load", load_images, "load images into every worker that has not got them")
     load.add_argument("images", nargs="+", metavar="IMAGE", help="a built image's name, or a docker or OCI archive")
     add = verb("add", add_to_nodes, "put a tool into every node, for experiments: add criu, add podman")
     add.add_argument("extra", choices=EXTRAS)

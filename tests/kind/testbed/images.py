@@ -10,8 +10,14 @@ from . import buildah, debian, dockerbuild, host, source, versions
 from .places import REPOSITORY, SOURCES, Cluster, digest, scratch
 from .progress import note, step
 
-APT_CONFIGURATION = 'Acquire::Check-Valid-Until "false";\n'
-"""For Dockerfiles that run apt: a mirror may be an expired snapshot. apt's own proxy settings are added to it."""
+APT_CONFIGURATION = """\
+Acquire::Check-Valid-Until "false";
+DPkg::Post-Invoke { "rm -f /var/cache/apt/archives/*.deb"; };
+Dir::Cache::pkgcache "";
+Dir::Cache::srcpkgcache "";
+"""
+"""For Dockerfiles that run apt: a mirror may be an expired snapshot; and like the official image this one keeps no
+packages and no caches, which would be a third of an image. apt's own proxy settings are added to it."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Brings images into the containerd of every node."""
+"""Brings images into the containerd of every worker: nothing of ours is scheduled to the control plane."""
 
 import json
 import tarfile
@@ -44,16 +44,16 @@ def load(cluster: Cluster, source: str) -> None:
             buildah.export(source, work / "image.tar")
             import_where_missing(cluster, work / "image.tar", images)
     else:
-        note(f"image {source}: every node has it")
+        note(f"image {source}: every worker has it")
 
 
 def import_where_missing(cluster: Cluster, archive: Path, images: list[Image]) -> None:
     title = " ".join(image.name for image in images)
     missing = nodes_without(cluster, images)
     if not missing:
-        note(f"image {title}: every node has it")
+        note(f"image {title}: every worker has it")
         return
-    with step(f"loading {title} into {len(missing)} nodes"), ThreadPoolExecutor(IMPORTS_AT_A_TIME) as pool:
+    with step(f"loading {title} into {len(missing)} workers"), ThreadPoolExecutor(IMPORTS_AT_A_TIME) as pool:
         list(pool.map(partial(import_archive, cluster, archive), missing))
 
 
@@ -64,7 +64,7 @@ def import_archive(cluster: Cluster, archive: Path, node: str) -> None:
 
 
 def nodes_without(cluster: Cluster, images: list[Image]) -> list[str]:
-    return [node for node in cluster.nodes if not all(has(cluster, node, image) for image in images)]
+    return [node for node in cluster.workers if not all(has(cluster, node, image) for image in images)]
 
 
 def has(cluster: Cluster, node: str, image: Image) -> bool:
