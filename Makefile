@@ -70,7 +70,7 @@ generated: $(SYNCED) ## fail when crds/, docs/conditions.md or manifests/ differ
 
 .PHONY: unit
 unit: $(SYNCED) ## unit and contract tests, in Python and Go
-	HELM="$$($(TESTBED) tool --path helm)" $(BIN)/pytest
+	HELM="$$($(TESTBED) tool --path helm)" $(BIN)/pytest -n auto --dist worksteal
 	cd node-agent/interposer && go test ./...
 
 FUZZ_SECONDS ?= 20
