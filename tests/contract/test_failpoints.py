@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from migration_agent.runtime.interface import ContainerStatus
-from migration_agent.ticket import TicketState
 from migration_api import failpoints
 from migration_api.conditions import Reason
 from migration_api.failpoints import Failpoint
@@ -19,7 +18,7 @@ from migration_api.migration import Decision
 from migration_api.wire import Failure, SourceState, TargetState
 from support.agent import MIGRATION
 from support.node import until
-from support.pair import Pair
+from support.pair import Pair, to_the_end
 
 FORWARD = [
     Failpoint.SOURCE_COPY,
@@ -75,22 +74,6 @@ async def pair() -> AsyncIterator[Pair]:
     with tempfile.TemporaryDirectory(prefix="pair-") as root:
         async with Pair(Path(root)) as it:
             yield it
-
-
-async def to_the_end(pair: Pair) -> None:
-    """Do the kubelet's and the operator's part until both sides have settled."""
-    async with asyncio.timeout(60):
-        while True:
-            entry = pair.a.migrations.report(MIGRATION).source, pair.b.migrations.report(MIGRATION).target
-            source, target = entry
-            if source and target and source.settled and target.settled:
-                return
-            failed = (source and source.failure) or (target and target.failure)
-            if failed and pair.cluster.decision is None:
-                pair.cluster.decide(Decision.ABORT)
-            if pair.b.ticket is not TicketState.RESUMING and all(c.poll() is not None for c in pair.b.children):
-                pair.b.create()
-            await asyncio.sleep(0.05)
 
 
 def one_copy(pair: Pair) -> None:

@@ -1,6 +1,6 @@
 """The behaviours of Podman's `container checkpoint --export` and `restore --import` that still hold, for pods.
 
-S1 (export of the archive) and S5 (`-R`) are not there yet.
+S1 (export of the archive) is in test_export.py.
 """
 
 from __future__ import annotations
@@ -93,6 +93,20 @@ def test_s3_the_pod_is_rebuilt_from_the_source_and_the_container_from_the_checkp
     environment = kubectl.exec(moved, migrations.namespace, "cat", "/proc/1/environ").split("\0")
     assert "GREETING=hello" in environment, "the process has its own environment, from the checkpoint"
     assert kubectl.exec(moved, migrations.namespace, "readlink", "/proc/1/cwd").strip() == "/var"
+
+
+def test_s5_the_source_can_be_left_running(kubectl: Kubectl, migrations: Migrations, nodes: tuple[str, str]) -> None:
+    before = migrations.run_pod(counter("counter", migrations.namespace, nodes[0]))
+    log = Follower("counter", migrations.namespace)
+    wait_for("ten numbers", lambda: len(log.lines) >= 10, seconds=20)
+    copy = move(migrations, "counter", nodes[1], leaveSourceRunning=True)
+    wait_for("ten numbers", lambda: len(kubectl.logs(copy, migrations.namespace)) >= 10, seconds=20)
+    copied = [int(line) for line in kubectl.logs(copy, migrations.namespace)]
+    assert copied == list(range(copied[0], copied[0] + len(copied)))
+    assert copied[0] > 10, "the copy did not go on from where the source was"
+    log.goes_on()
+    after = migrations.running("counter")
+    assert after["metadata"]["uid"] == before["metadata"]["uid"]
 
 
 REMOVE = """

@@ -20,7 +20,7 @@ from migration_agent.processes import Processes
 from migration_agent.runtime.interface import Container, ContainerStatus, Dump, RuntimeFailure, Shared
 from migration_agent.seen import Gone, Seen
 from migration_api.migration import Decision, Outcome
-from migration_api.wire import Connections, Failure, MigrationRef, Shipping, SourceRequest, TargetRequest
+from migration_api.wire import Connections, Failure, MigrationRef, Shipping, SourceRequest, TargetRequest, Thaw
 
 MIGRATION = "0b0e2b8e-migration"
 SOURCE_POD = "5a5a5a5a-source"
@@ -31,7 +31,10 @@ SHIPPING = Shipping(key=SecretStr("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 
 
 def source_request(
-    budget: int = 30, containers: tuple[str, ...] = ("main",), order: tuple[str, ...] = ()
+    budget: int = 30,
+    containers: tuple[str, ...] = ("main",),
+    order: tuple[str, ...] = (),
+    thaw: Thaw = Thaw.DECIDED,
 ) -> SourceRequest:
     return SourceRequest(
         migration=REF,
@@ -40,6 +43,7 @@ def source_request(
         containers=containers,
         order=order,
         target_node="node-b",
+        thaw=thaw,
         freeze_budget_seconds=budget,
         shipping=SHIPPING,
     )

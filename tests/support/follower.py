@@ -62,5 +62,5 @@ class Follower:
         """Wait until a counter that logs 1, 2, 3, … has counted on, and check that it has lost nothing."""
         count = len(self.lines)
         wait_for("the source to go on", lambda: len(self.lines) > count + 10, seconds=30)
-        numbers = self.numbers()
+        numbers = [int(line) for line in self.stop() if line.isdigit()]
         assert numbers == list(range(1, len(numbers) + 1)), "the source has lost something"

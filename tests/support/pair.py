@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Self
 
 from migration_agent.ticket import TicketState
-from migration_api.wire import SourceReport, TargetReport, TargetState
+from migration_api.migration import Decision
+from migration_api.wire import SourceReport, TargetReport, TargetState, Thaw
 from support import interposer
 from support.agent import MIGRATION, Cluster, source_request, target_request
 from support.node import AgentNode, Network, until
@@ -53,12 +54,35 @@ class Pair:
         assert report is not None
         return report
 
-    async def begin(self, behaviour: str = interposer.NORMAL) -> None:
-        """Prepare the target up to the gate, then tell the source."""
+    async def begin(self, behaviour: str = interposer.NORMAL, thaw: Thaw = Thaw.DECIDED) -> None:
+        """Prepare the target up to the gate, then tell the source, which may run beside its clone."""
+        if thaw is Thaw.DUMPED:
+            self.a.containers.watch = never_killed
         await self.b.migrations.put_target(target_request())
         self.b.create(behaviour)
         await until("the gate is reached", lambda: self.target.state is TargetState.AT_GATE)
-        await self.a.migrations.put_source(source_request())
+        await self.a.migrations.put_source(source_request(thaw=thaw))
+
+
+def never_killed(act: str) -> None:
+    """Check an act of the runtime of a source that is left running."""
+    assert act != "kill", "I2: what is left running is killed"
+
+
+async def to_the_end(pair: Pair) -> None:
+    """Do the kubelet's and the operator's part until both sides have settled."""
+    async with asyncio.timeout(60):
+        while True:
+            entry = pair.a.migrations.report(MIGRATION).source, pair.b.migrations.report(MIGRATION).target
+            source, target = entry
+            if source and target and source.settled and target.settled:
+                return
+            failed = (source and source.failure) or (target and target.failure)
+            if failed and pair.cluster.decision is None:
+                pair.cluster.decide(Decision.ABORT)
+            if pair.b.ticket is not TicketState.RESUMING and all(c.poll() is not None for c in pair.b.children):
+                pair.b.create()
+            await asyncio.sleep(0.05)
 
 
 async def exit_code(child: subprocess.Popen[bytes]) -> int:

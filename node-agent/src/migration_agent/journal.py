@@ -21,7 +21,7 @@ from migration_agent.runtime.interface import Container
 from migration_agent.transport.chunks import CHUNK_BYTES
 from migration_agent.transport.manifest import ManifestEntry
 from migration_api.base import Model, Time
-from migration_api.wire import Connections, Failure, Files, SourceState, SourceTask, TargetState, TargetTask
+from migration_api.wire import Connections, Failure, Files, SourceState, SourceTask, TargetState, TargetTask, Thaw
 
 _RECORD_BYTES = 16 * 1024 * 1024
 
@@ -59,6 +59,16 @@ class SourceRecord(Model):
     @property
     def settled(self) -> bool:
         return self.ended and not self.owes_abort
+
+    @property
+    def apart(self) -> bool:
+        """Whether the source goes on by itself as soon as it is dumped."""
+        return self.request.thaw is Thaw.DUMPED
+
+    @property
+    def let_go(self) -> bool:
+        """Whether such a source goes on already."""
+        return self.apart and self.thawed_at is not None
 
 
 class TargetRecord(Model):

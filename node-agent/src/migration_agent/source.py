@@ -86,10 +86,16 @@ class SourceSide(Side):
         if self._restarted and self.record.state in _BEGUN:
             boot = await asyncio.to_thread(self.tools.clock.boot_id)
             if boot != self.record.boot_id:
-                log.warning("migration %s: the node was rebooted while the source was frozen", self.ref.uid)
+                log.warning("migration %s: the node was rebooted in the middle of the migration", self.ref.uid)
                 # The budget starts anew: when all was sent, the target has the only copy and should get its chance.
                 await self.save(boot_id=boot, frozen_at_ns=self.tools.clock.boottime_ns())
-            await asyncio.to_thread(self.tools.freezer.fence)
+            if not self._going_on:
+                await asyncio.to_thread(self.tools.freezer.fence)
+
+    @property
+    def _going_on(self) -> bool:
+        """Whether the containers go on, or are about to, whatever becomes of their copy."""
+        return self.record.apart and self.record.state in _PAUSED_AFTER
 
     async def round(self) -> None:
         """Look, decide, and take one step."""
@@ -107,7 +113,7 @@ class SourceSide(Side):
         reading = await self._read()
         verdict = self.take(reading)
         running = False
-        if self.record.containers and not self.record.ended:
+        if self.record.containers and not self.record.ended and not self.record.let_go:
             statuses = await asyncio.to_thread(self.tools.freezer.look, self.record.containers)
             self._alive = ContainerStatus.STOPPED not in statuses
             running = self.record.state in _PAUSED_AFTER and ContainerStatus.RUNNING in statuses
@@ -123,6 +129,8 @@ class SourceSide(Side):
             expired=self._budget_left() <= 0,
             failed=self.record.failure is not None,
             owes_abort=self.record.owes_abort,
+            apart=self.record.apart,
+            let_go=self.record.let_go,
         )
 
     def wanted(self, it: Seen) -> bool:
@@ -139,8 +147,13 @@ class SourceSide(Side):
         self._changed()
 
     async def intact(self) -> bool:
-        """Say whether the containers are frozen, alive and fenced, and could go on with nothing lost."""
+        """Say whether the containers are frozen, alive and fenced, and could go on with nothing lost.
+
+        Those that go on by themselves lose nothing when their copy is given up.
+        """
         record = self.record
+        if record.apart:
+            return True
         if record.state not in _PAUSED_AFTER:
             return False
         frozen = await asyncio.to_thread(self.tools.freezer.frozen, record.containers)
@@ -153,10 +166,11 @@ class SourceSide(Side):
         return SourceReport(
             state=record.state,
             settled=record.settled,
-            fenced=record.state in _BEGUN,
-            frozen=record.state in _PAUSED_AFTER or (record.state is SourceState.FROZEN and self._copy.paused),
+            fenced=record.state in _BEGUN and not record.let_go,
+            frozen=not record.let_go
+            and (record.state in _PAUSED_AFTER or (record.state is SourceState.FROZEN and self._copy.paused)),
             alive=self._alive,
-            freeze_budget_left_seconds=self._budget_left() if record.frozen_at_ns and not record.ended else None,
+            freeze_budget_left_seconds=self._budget_left() if record.frozen_at_ns and not self._free else None,
             connections=record.connections,
             files=record.files,
             bytes_total=record.bytes_total or self._copy.progress.expected or None,
@@ -175,11 +189,23 @@ class SourceSide(Side):
         await super().stop()
         await self._stop_copy()
 
+    async def let_go(self) -> None:
+        """Let the containers go on, the checkpoint being complete; whoever was killed in between does it again."""
+        await asyncio.to_thread(self.tools.freezer.thaw, self.record.containers)
+        await reach(Failpoint.SOURCE_WENT_ON)
+        await self.save(thawed_at=now())
+
+    @property
+    def _free(self) -> bool:
+        return self.record.ended or self.record.let_go
+
     def _budget_left(self) -> float:
-        """Return seconds of the freeze budget; all of it before the freeze."""
+        """Return seconds of the freeze budget; all of it before the freeze, and when it is over."""
         budget = float(self.record.request.freeze_budget_seconds)
         began = self.record.frozen_at_ns
-        return budget if began is None else budget - (self.tools.clock.boottime_ns() - began) / 1e9
+        if began is None or self.record.let_go:
+            return budget
+        return budget - (self.tools.clock.boottime_ns() - began) / 1e9
 
     async def _read(self) -> Seen | Gone | None:
         try:
@@ -199,6 +225,8 @@ class SourceSide(Side):
             SourceStep.LOSE: self._lose,
             SourceStep.RELEASE: self._release,
             SourceStep.REFREEZE: self._refreeze,
+            SourceStep.LET_GO: lambda _: self.let_go(),
+            SourceStep.LEAVE: self._leave,
             SourceStep.ASK_PROMISE: self._ask_promise,
             SourceStep.CLEAR_ABORT: self._clear_abort,
             SourceStep.ACKNOWLEDGE: self._acknowledge,
@@ -258,12 +286,18 @@ class SourceSide(Side):
         """Let the containers go on; a promise is journalled first, so that no later life forgets to write Abort."""
         by_promise = it.verdict not in {Verdict.ABORT, Verdict.RETURNED}
         await self._stop_copy()
-        if by_promise and not self.record.promised:
+        if by_promise and not self.record.promised and not it.apart:
             await self.save(promised=True)
             await reach(Failpoint.SOURCE_PROMISED)
         await asyncio.to_thread(self.tools.freezer.thaw, self.record.containers)
         await reach(Failpoint.SOURCE_THAWED)
-        await self._end(SourceState.THAWED, thawed_at=now(), owes_abort=by_promise and it.verdict is not Verdict.GONE)
+        thawed_at = self.record.thawed_at or now()
+        owes = by_promise and it.verdict is not Verdict.GONE
+        await self._end(SourceState.THAWED, thawed_at=thawed_at, owes_abort=owes)
+
+    async def _leave(self, _: SourceObservation) -> None:
+        await self._stop_copy()
+        await self._end(SourceState.THAWED)
 
     async def _withdraw(self, _: SourceObservation) -> None:
         await self._end(SourceState.THAWED)

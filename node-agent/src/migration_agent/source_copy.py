@@ -138,6 +138,8 @@ class SourceCopy:
         await reach(Failpoint.SOURCE_DUMPED)
         total = await asyncio.to_thread(checkpoint_bytes, layout.images(side.ref.uid))
         await side.save(state=SourceState.DUMPED, dumped_at=now(), bytes_total=total, connections=self._connections)
+        if side.record.apart:
+            await side.let_go()  # before the rest is sent: so the copy never runs while the source stands still
         self._complete.set()
 
     async def _demand_no_connections(self) -> None:

@@ -2,6 +2,9 @@
 
 Three rules stand above all: it thaws only on Abort, Returned or the target's promise; it kills only on Resumed, or,
 with the object gone, on the target's word; when unsure it stays as it is.
+
+A source that is apart from its copy, a clone's, has one rule only: nothing of it is ever killed, and it stands still
+for nobody. It goes on as soon as its checkpoint is complete, or will not be; the registers decide about the copy alone.
 """
 
 from __future__ import annotations
@@ -34,6 +37,10 @@ class SourceStep(StrEnum):
     """Kill every task while frozen."""
     REFREEZE = "refreeze"
     """Somebody set the containers running: pause them again."""
+    LET_GO = "let-go"
+    """Apart, and dumped: let the containers go on, while the rest goes on."""
+    LEAVE = "leave"
+    """Apart, and the containers go on already: end the copy and remove what was kept of it."""
     ASK_PROMISE = "ask-promise"
     """Ask the target to promise never to resume."""
     PAY_ABORT = "pay-abort"
@@ -68,15 +75,22 @@ class SourceObservation:
     failed: bool = False
     """The copy failed; the reason is in the journal."""
     owes_abort: bool = False
+    apart: bool = False
+    """The source goes on by itself as soon as it is dumped."""
+    let_go: bool = False
+    """It does so already: what becomes of its containers is no business of this migration."""
 
 
 ENDED = frozenset({SourceState.THAWED, SourceState.RELEASED, SourceState.LOST})
+_DUMPED = frozenset({SourceState.DUMPED, SourceState.SENT})
 
 
 def next_source_step(it: SourceObservation) -> SourceStep:  # noqa: PLR0911  # a decision table
     """Return the one step that is right now."""
     if it.state in ENDED:
         return _after_the_end(it)
+    if it.apart:
+        return _apart(it)
     if it.verdict is Verdict.RESUMED:
         return SourceStep.RELEASE
     if it.verdict in {Verdict.ABORT, Verdict.RETURNED}:
@@ -92,7 +106,7 @@ def next_source_step(it: SourceObservation) -> SourceStep:  # noqa: PLR0911  # a
     return _unsure(it)
 
 
-def abort_reason(it: SourceObservation) -> Reason | None:
+def abort_reason(it: SourceObservation) -> Reason | None:  # noqa: PLR0911  # a decision table
     """Return why an undecided migration must be given up; None when it need not.
 
     A source that died after all was sent is not given up before its budget: the target has the only copy.
@@ -100,6 +114,8 @@ def abort_reason(it: SourceObservation) -> Reason | None:
     sent = it.state is SourceState.SENT
     if it.state is SourceState.ACCEPTED:
         return None
+    if it.let_go:
+        return _reason_without_the_source(it)
     if not it.alive:
         return Reason.SOURCE_LOST if not sent or it.expired else None
     if it.failed:
@@ -109,6 +125,39 @@ def abort_reason(it: SourceObservation) -> Reason | None:
     if it.expired:
         return Reason.FREEZE_BUDGET_EXCEEDED
     return None if it.wanted else Reason.ABORT_REQUESTED
+
+
+def _reason_without_the_source(it: SourceObservation) -> Reason | None:
+    if it.failed:
+        return Reason.CHECKPOINT_FAILED
+    return None if it.wanted else Reason.ABORT_REQUESTED
+
+
+def _apart(it: SourceObservation) -> SourceStep:
+    """Return the step of a source that its copy does not concern.
+
+    Before the dump is complete the object may still call it off; no copy can be committed yet, so nobody's word is
+    needed to go on.
+    """
+    if it.let_go:
+        return _without_the_source(it)
+    if it.state in _DUMPED:
+        return SourceStep.WAIT if it.working else SourceStep.LET_GO
+    if it.verdict is Verdict.UNDECIDED:
+        return _undecided(it)
+    if it.verdict in {Verdict.UNREACHABLE, Verdict.COMMIT}:
+        stuck = it.expired or it.failed or not it.alive or _half_dumped(it)
+        return _go_on(it) if stuck and it.state is not SourceState.ACCEPTED else SourceStep.WAIT
+    return _go_on(it)
+
+
+def _without_the_source(it: SourceObservation) -> SourceStep:
+    """Only the copy is left: it is sent, or given up."""
+    if it.verdict in {Verdict.ABORT, Verdict.RETURNED, Verdict.RESUMED, Verdict.GONE}:
+        return SourceStep.LEAVE
+    if it.verdict is Verdict.UNDECIDED and abort_reason(it):
+        return SourceStep.ABORT
+    return SourceStep.WAIT if it.verdict is Verdict.COMMIT or it.failed else _send(it)
 
 
 def _undecided(it: SourceObservation) -> SourceStep:
@@ -122,7 +171,7 @@ def _undecided(it: SourceObservation) -> SourceStep:
 
 
 def _half_dumped(it: SourceObservation) -> bool:
-    return it.interrupted and it.state not in {SourceState.DUMPED, SourceState.SENT}
+    return it.interrupted and it.state not in _DUMPED
 
 
 def _send(it: SourceObservation) -> SourceStep:
@@ -151,7 +200,8 @@ def _after_the_end(it: SourceObservation) -> SourceStep:
     if it.owes_abort:
         if it.verdict is Verdict.UNDECIDED:
             return SourceStep.PAY_ABORT
-        if it.verdict in {Verdict.ABORT, Verdict.RETURNED, Verdict.GONE}:
+        settled = it.verdict in {Verdict.ABORT, Verdict.RETURNED, Verdict.GONE}
+        if settled or (it.apart and it.verdict in {Verdict.COMMIT, Verdict.RESUMED}):
             return SourceStep.CLEAR_ABORT
         return SourceStep.WAIT  # Commit came late: the target will write Returned
     return SourceStep.ACKNOWLEDGE if it.verdict is Verdict.GONE else SourceStep.WAIT

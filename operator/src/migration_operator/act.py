@@ -14,7 +14,7 @@ from migration_api.failpoints import Failpoint, reach
 from migration_api.migration import Decision, MigrationStatus, Outcome, TcpConnections
 from migration_api.names import FINALIZER
 from migration_api.node import MigrationNode
-from migration_api.wire import Failure, MigrationRef, Shipping, SourceRequest, TargetRequest
+from migration_api.wire import Failure, MigrationRef, Shipping, SourceRequest, TargetRequest, Thaw
 from migration_operator.agents import AgentRefused, Agents, AgentUnreachable
 from migration_operator.events import events
 from migration_operator.freeze_budget import effective_freeze_budget
@@ -238,6 +238,7 @@ async def _checkpoint(turn: Turn) -> None:
         containers=_containers(o),
         order=_order(o),
         target_node=o.target_agent.node.name,
+        thaw=Thaw.DUMPED if o.clone else Thaw.DECIDED,
         refuse_connections=o.migration.spec.tcp_connections is TcpConnections.REFUSE,
         freeze_budget_seconds=_freeze_budget(o, o.source_pod),
         shipping=await _shipping(turn),

@@ -46,6 +46,8 @@ def _thaw_the_source(o: Observation) -> Step | None:
         return None
     if agent.reached:
         return Step(Action.SETTLE, Reason.ROLLING_BACK, f"the agent on {agent.node.name} lets the source go on")
+    if o.let_go:
+        return None  # it goes on already
     return unreachable(agent, "it lets the source go on when it is back", stalled=agent.node.silent(o.now))
 
 
@@ -54,7 +56,7 @@ def _gave_up(o: Observation) -> Step:
     why, message = cause(o)
     if why is Reason.PREFLIGHT_FAILED:
         return Step(Action.FINISH, why, message)
-    if o.begun and _source_is_lost(o):
+    if o.begun and not o.let_go and _source_is_lost(o):
         lost = f"the source died during the migration, not by it; {message}"
         return Step(Action.FINISH, Reason.SOURCE_LOST, message if why is Reason.SOURCE_LOST else lost)
     name = o.migration.spec.pod_name
@@ -92,7 +94,8 @@ def go_through(o: Observation) -> Step | None:
         return None
     if o.outcome is not Outcome.RESUMED:
         return _await_the_outcome(o)
-    return _release_the_source(o) or _forget(o, Reason.RELEASING_SOURCE) or _succeeded(o)
+    ended = _leave_the_source(o) if o.clone else _release_the_source(o)
+    return ended or _forget(o, Reason.RELEASING_SOURCE) or _succeeded(o)
 
 
 def _await_the_outcome(o: Observation) -> Step:
@@ -101,15 +104,17 @@ def _await_the_outcome(o: Observation) -> Step:
         message = f"committed; the container goes on on {agent.node.name if agent else 'the target node'}"
         return Step(Action.WAIT, Reason.COMMITTED, message)
     if not agent.node.silent(o.now):
-        return unreachable(agent, "the source stays frozen until it says whether the container runs there")
+        source = "the source goes on; the agent has to say" if o.clone else "the source stays frozen until it says"
+        return unreachable(agent, f"{source} whether the container runs there")
     if agent.node.out_of_service:
         return _give_the_target_node_up(o, agent)
     return Step(
         Action.WAIT,
         Reason.TARGET_LOST_AFTER_COMMIT,
-        f"node {agent.node.name} stopped answering after the commit ({agent.problem}); the source stays frozen, "
-        "because the container may run there; bring the node or its agent back, or, when the machine is certainly off "
-        f"and stays off: kubectl taint node {agent.node.name} {OUT_OF_SERVICE}=nodeshutdown:NoExecute",
+        f"node {agent.node.name} stopped answering after the commit ({agent.problem}); "
+        + ("the source goes on" if o.clone else "the source stays frozen, because the container may run there")
+        + "; bring the node or its agent back, or, when the machine is certainly off and stays off: "
+        f"kubectl taint node {agent.node.name} {OUT_OF_SERVICE}=nodeshutdown:NoExecute",
         stalled=True,
     )
 
@@ -136,6 +141,15 @@ def _release_the_source(o: Observation) -> Step | None:
         hint = "the container runs on the target node; the frozen source pod is deleted when the agent is back"
         return unreachable(agent, hint, stalled=agent.node.silent(o.now))
     return _hand_over(o) or _delete_the_source(o)
+
+
+def _leave_the_source(o: Observation) -> Step | None:
+    """Nothing of a clone's source is ended: its agent only removes what it kept of the checkpoint."""
+    agent = o.source_agent
+    if agent is not None and agent.reached and not _settled(agent, o.source):
+        message = f"the clone runs; the agent on {agent.node.name} removes what it kept of its checkpoint"
+        return Step(Action.SETTLE, Reason.LEFT_RUNNING, message)
+    return None
 
 
 def _hand_over(o: Observation) -> Step | None:
@@ -167,6 +181,10 @@ def _delete_the_source(o: Observation) -> Step | None:
 def _succeeded(o: Observation) -> Step:
     target = o.migration.status.target
     message = f"the container runs on in pod {target.pod_name} on node {target.node_name}"
+    if o.clone:
+        message = (
+            f"a clone runs on in pod {target.pod_name} on node {target.node_name}; the source goes on where it was"
+        )
     return Step(Action.FINISH, Reason.SUCCEEDED, message)
 
 

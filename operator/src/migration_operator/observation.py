@@ -182,6 +182,17 @@ class Observation:
         return FINALIZER in self.migration.metadata.finalizers
 
     @property
+    def clone(self) -> bool:
+        """The source is left running."""
+        return self.migration.spec.leave_source_running
+
+    @property
+    def let_go(self) -> bool:
+        """A clone's source goes on again: what becomes of it is no business of this migration any more."""
+        thawed_at = self.migration.status.timings.thawed_at or (self.source.thawed_at if self.source else None)
+        return self.clone and thawed_at is not None
+
+    @property
     def finished(self) -> bool:
         return is_finished(self.migration)
 

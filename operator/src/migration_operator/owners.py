@@ -72,11 +72,16 @@ _WHY = {
 }
 
 
-def objection(pod: Pod) -> str:
-    """Return why a pod cannot be moved because of its controller; empty when it can."""
+def objection(pod: Pod, *, clone: bool = False) -> str:
+    """Return why a pod cannot be moved because of its controller; empty when it can.
+
+    A clone replaces nobody and belongs to nobody; but what the kubelet starts from a file it knows by another UID.
+    """
     owner = controller_of(pod)
     if owner is None or is_of_deployment(pod):
         return ""
     kind = str(owner.get("kind"))
+    if clone and kind != "Node":
+        return ""
     why = _WHY.get(kind, "which would start a replacement")
     return f"pod {pod.name} belongs to the {kind} {owner.get('name')}, {why}"

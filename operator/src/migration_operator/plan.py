@@ -58,8 +58,8 @@ def abort_when_late(o: Observation) -> Step | None:
 
 
 def abort_when_the_source_is_lost(o: Observation) -> Step | None:
-    """Unless the target holds everything already: then the container goes on there."""
-    if not o.begun:
+    """Unless the target holds everything already: then the container goes on there; or the source is left running."""
+    if not o.begun or o.let_go:
         return None
     name = o.migration.spec.pod_name
     if o.source_pod is None:
@@ -181,7 +181,7 @@ def tell_the_target(o: Observation) -> Step | None:
 
 def reach_the_gate(o: Observation) -> Step | None:
     """The freeze starts only at a gate that leaves time enough to restore, or at the late gate, which has no limit."""
-    if o.source is not None or o.target is None or o.target.at_late_gate:
+    if o.source is not None or o.let_go or o.target is None or o.target.at_late_gate:
         return None
     pod, age = o.migration.status.target.pod_name, o.target.gate_age_seconds
     if age is None:
@@ -200,7 +200,8 @@ def move(o: Observation) -> Step | None:
     """From here the agents go on by themselves: the target's agent commits when everything is held."""
     agent = o.source_agent
     if agent is None or not agent.reached:
-        return unreachable(agent, "it enforces the freeze budget by itself")
+        hint = "the source goes on there" if o.let_go else "it enforces the freeze budget by itself"
+        return unreachable(agent, hint)
     if o.source is None:
         return Step(Action.CHECKPOINT, Reason.CHECKPOINTING, f"telling the agent on {agent.node.name} to checkpoint")
     return None

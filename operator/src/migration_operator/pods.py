@@ -97,6 +97,16 @@ class Pod:
         }
         return {volume: str(claim["claimName"]) for volume, claim in found.items() if claim.get("claimName")}
 
+    def writes_to(self, volume: str) -> bool:
+        """Return whether a container of it, an init container among them, can write to the volume of that name."""
+        named = [v for v in mappings(self.spec.get("volumes")) if v.get("name") == volume]
+        if any(mapping(v.get("persistentVolumeClaim")).get("readOnly") for v in named):
+            return False
+        every = [*mappings(self.spec.get("initContainers")), *mappings(self.spec.get("containers"))]
+        mounts = [m for c in every for m in mappings(c.get("volumeMounts")) if m.get("name") == volume]
+        devices = [d for c in every for d in mappings(c.get("volumeDevices")) if d.get("name") == volume]
+        return bool(devices) or not all(m.get("readOnly") for m in mounts)
+
     @property
     def sidecars(self) -> list[Json]:
         """The native sidecars: init containers that never end."""

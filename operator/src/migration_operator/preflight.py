@@ -26,6 +26,9 @@ FREEZE_STEP_SECONDS = 1.0
 FREEZE_BYTES_PER_SECOND = 100 * 1024 * 1024
 """What dump, transfer and restore together were seen to reach on modest nodes."""
 
+DUMP_BYTES_PER_SECOND = 200 * 1024 * 1024
+"""What the dump alone was seen to reach there, at the slowest: a source that is left running stands still for that."""
+
 LATE_GATE_SECONDS = 60.0
 """Beyond it the kubelet's 2 minutes for a container's start may not suffice for copy and restore: by default the
 containers' start begins then when the copy is complete."""
@@ -91,7 +94,7 @@ def _running(case: _Case) -> Iterator[Problem]:
 
 
 def _owner(case: _Case) -> Iterator[Problem]:
-    if what := objection(case.pod):
+    if what := objection(case.pod, clone=case.migration.spec.leave_source_running):
         yield Problem(Why.POD_OWNED, what)
 
 
@@ -165,6 +168,10 @@ def _claim(case: _Case, volume: str, claim: str) -> Iterator[Problem]:
             f"the volume {volume} is the claim {claim} ({', '.join(sorted(modes)) or 'not bound'}), which the target's "
             f"node cannot mount before the source has gone; only {' and '.join(sorted(_SHARED_CLAIMS))} can",
         )
+    elif case.migration.spec.leave_source_running and modes - {"ReadOnlyMany"} and case.pod.writes_to(volume):
+        yield Problem(
+            Why.SHARED_WRITERS, f"the volume {volume} is the claim {claim}, which pod {case.pod.name} may write"
+        )
 
 
 def _runtime_class(case: _Case) -> Iterator[Problem]:
@@ -209,13 +216,21 @@ def _bytes(facts: PodFacts) -> int:
 
 
 def freeze_estimate(migration: ContainerMigration, pod: Pod, facts: PodFacts, transport: Transport | None) -> float:
-    """Return how long the pod may stand still, in seconds, its checkpoint travelling that way."""
+    """Return the seconds that may pass from the freeze until the container runs, its checkpoint travelling that way."""
     limit = transport.bytes_per_second if transport else None
     init = [str(c.get("name")) for c in mappings(pod.spec.get("initContainers"))]
     moved = migration.spec.containers or pod.order
     behind_the_gate = init[next((i for i, name in enumerate(init) if name in moved), len(init)) :]
     steps = len(behind_the_gate) * FREEZE_STEP_SECONDS
     return FREEZE_BASE_SECONDS + steps + _bytes(facts) / min(FREEZE_BYTES_PER_SECOND, limit or FREEZE_BYTES_PER_SECOND)
+
+
+def _stands_still(case: _Case, facts: PodFacts) -> float:
+    """Return how long the source may stand still, in seconds."""
+    if case.migration.spec.leave_source_running:
+        return FREEZE_BASE_SECONDS + _bytes(facts) / DUMP_BYTES_PER_SECOND
+    transport = case.facts.transport.transport if case.facts.transport else None
+    return freeze_estimate(case.migration, case.pod, facts, transport)
 
 
 def room_needed(facts: PodFacts) -> int:
@@ -271,8 +286,7 @@ def _freeze(case: _Case) -> Iterator[Problem]:
             )
         return
     memory = _memory(case)
-    transport = case.facts.transport.transport if case.facts.transport else None
-    estimate = freeze_estimate(case.migration, case.pod, case.facts.pod_facts, transport)
+    estimate = _stands_still(case, case.facts.pod_facts)
     budget = effective_freeze_budget(case.migration.spec.freeze_budget_seconds, case.pod)
     seconds, why = budget.seconds, budget.limited_by
     restore = memory / RESTORE_BYTES_PER_SECOND

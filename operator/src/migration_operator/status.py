@@ -12,7 +12,7 @@ from typing import Literal
 
 from migration_api.conditions import Condition, ConditionType, Reason, condition
 from migration_api.migration import Decision, MigrationStatus, Outcome, Progress, Timings
-from migration_api.wire import SourceState
+from migration_api.wire import Connections, SourceState
 from migration_operator.endings import cause
 from migration_operator.observation import Observation
 from migration_operator.pods import Json
@@ -85,7 +85,9 @@ def _timings(o: Observation, step: Step) -> Timings:
     """Keep what is known: an agent that was restarted or has forgotten the migration takes nothing back."""
     old, source, target = o.migration.status.timings, o.source, o.target
     back = o.decision is Decision.ABORT or o.outcome is Outcome.RETURNED
-    went_on = source.thawed_at if back and source else target.resumed_at if target and not back else None
+    thawed_at = old.thawed_at or (source.thawed_at if o.clone and source else None)
+    here = source.thawed_at if source and not o.clone else None
+    went_on = here if back else target.resumed_at if target else None
     frozen_at = old.frozen_at or (source.frozen_at if source else None)
     resumed_at = old.resumed_at or went_on
     return Timings(
@@ -94,11 +96,12 @@ def _timings(o: Observation, step: Step) -> Timings:
         prepared_at=old.prepared_at or _at_the_gate(o),
         frozen_at=frozen_at,
         dumped_at=old.dumped_at or (source.dumped_at if source else None),
+        thawed_at=thawed_at,
         transferred_at=old.transferred_at or (target.received_at if target else None),
         restored_at=old.restored_at or (target.held_at if target else None),
         resumed_at=resumed_at,
         completed_at=old.completed_at or (o.now if step.action is Action.FINISH else None),
-        freeze_seconds=_between(frozen_at, resumed_at),
+        freeze_seconds=_between(frozen_at, thawed_at if o.clone else resumed_at),
     )
 
 
@@ -163,7 +166,9 @@ def _step_verdicts(o: Observation, step: Step) -> dict[ConditionType, _Verdict]:
     first = True
     for type_ in STEPS:
         if type_ in passed:
-            verdicts[type_] = ("True", Reason.DONE, _NOTES[type_](o) if type_ in _NOTES else "")
+            left = o.clone and type_ is ConditionType.SOURCE_RELEASED
+            reason = Reason.LEFT_RUNNING if left else Reason.DONE
+            verdicts[type_] = ("True", reason, _NOTES[type_](o) if type_ in _NOTES else "")
         elif given_up:
             verdicts[type_] = ("False", *why) if first else ("False", Reason.NOT_REACHED, "the migration was given up")
             first = False
@@ -195,13 +200,37 @@ def _closing(o: Observation) -> str:
     if o.source is None or o.source.connections is None:
         return _noted(o, ConditionType.CHECKPOINTED)
     found = o.source.connections
+    if o.clone:
+        return _staying(found)
     if not found.outside:
         return ""
     both = " Those within the pod are closed, too: they can stay only when it has no others." if found.within else ""
     return f"{found.outside} TCP connections with others are closed when it goes on at the target.{both}"
 
 
-_NOTES = {ConditionType.TARGET_PREPARED: _files, ConditionType.CHECKPOINTED: _closing}
+def _staying(found: Connections) -> str:
+    """Say which connections a clone does not have."""
+    if not found.outside:
+        return "The source goes on."
+    both = (
+        " Those within the pod are closed there, too: they can stay only when it has no others." if found.within else ""
+    )
+    return (
+        f"The source goes on. {found.outside} TCP connections with others stay with it; the clone's are closed.{both}"
+    )
+
+
+def _left_running(o: Observation) -> str:
+    if not o.clone:
+        return ""
+    return f"Pod {o.migration.spec.pod_name} goes on since its checkpoint was complete; nothing of it was ended."
+
+
+_NOTES = {
+    ConditionType.TARGET_PREPARED: _files,
+    ConditionType.CHECKPOINTED: _closing,
+    ConditionType.SOURCE_RELEASED: _left_running,
+}
 """What is said of steps that are passed."""
 
 

@@ -12,6 +12,7 @@ from migration_api.names import (
     ANNOTATION_MIGRATION,
     ANNOTATION_OWNER,
     ANNOTATION_PLACEMENT,
+    LABEL_CLONE,
     LABEL_MIGRATION,
     RUNTIME_HANDLER,
 )
@@ -75,15 +76,15 @@ def target_pod(
     for container in _all_containers(spec):
         _adapt_container(container, source)
     add_generated(spec, migration.spec.containers or source.order, migration.metadata.uid, late=late)
-    owner = set_aside(source)
-    left_out = {HASH_LABEL} if owner else set[str]()
+    clone = migration.spec.leave_source_running
+    owner = {} if clone else set_aside(source)
     return {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {
             "name": name,
             "namespace": source.namespace,
-            "labels": {**_without(left_out, source.metadata.get("labels")), LABEL_MIGRATION: migration.metadata.uid},
+            "labels": {**_labels(source, clone=clone, owned=bool(owner)), LABEL_MIGRATION: migration.metadata.uid},
             "annotations": {
                 **_without({_LAST_APPLIED, ANNOTATION_OWNER}, source.metadata.get("annotations")),
                 **owner,
@@ -93,6 +94,16 @@ def target_pod(
         },
         "spec": spec,
     }
+
+
+def _labels(source: Pod, *, clone: bool, owned: bool) -> Json:
+    """Return what others find the pod by. Nobody finds a clone: it would be counted, or sent traffic, as another one.
+
+    A pod that a ReplicaSet owns is handed over later.
+    """
+    if clone:
+        return {LABEL_CLONE: "true"}
+    return _without({HASH_LABEL} if owned else set[str](), source.metadata.get("labels"))
 
 
 def _without(names: set[str], of: object) -> Json:

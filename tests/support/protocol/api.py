@@ -40,6 +40,8 @@ def api(w: World, rules: Rules) -> Edges:
         yield "the API server removes the object", w._replace(exists=False)
     if w.exists and w.finished and not w.deleted:
         yield "the finished object is deleted", w._replace(deleted=True)
+    if w.s_let_go and w.s_copy in {"", "done"} and w.exists and not (w.finished or w.decision or w.late):
+        yield "the deadline passes", w._replace(late=True)  # no freeze budget bounds what comes after the thaw
     if w.target_pod == "unscheduled":
         yield "the scheduler places the target pod", w._replace(target_pod="scheduled")
     for who in ("operator_api", "source_api", "target_api", "peers"):

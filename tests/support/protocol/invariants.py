@@ -10,7 +10,9 @@ def broken(before: World, after: World) -> str:
     """Return what must never be, in words; empty when all is well."""
     if after.broken:
         return after.broken
-    if after.source_runs and after.runs:
+    if after.clone and after.runs and (after.container == "paused" or after.fence):
+        return "the clone runs while its source stands still"
+    if after.source_runs and after.runs and not after.clone:
         return "I1: source and target can run at once"
     if after.runs == "restored" and after.ticket != "resuming":
         return "I3: the target runs without the ticket"
@@ -30,6 +32,8 @@ def _registers(before: World, after: World) -> str:
 
 def _pods(before: World, after: World) -> str:
     by_us = before.source_pod == "running" and after.source_pod == "deleting" and after.meddled == before.meddled
+    if by_us and after.clone:
+        return "I2: a clone's source is deleted"
     if by_us and after.runs == "" and after.ticket not in {"resuming", "none"}:
         return "I2: the source pod is deleted and nothing runs at the target"
     return ""
@@ -40,7 +44,8 @@ def _ending(before: World, after: World) -> str:
     if before.finished or not after.finished or before.s_silent or before.t_silent:
         return ""
     if after.finished == Reason.SUCCEEDED:
-        return "" if after.outcome == "Resumed" and not after.source_pod else "Succeeded, and the source pod is there"
+        there = after.clone or not after.source_pod
+        return "" if after.outcome == "Resumed" and there else "Succeeded, and the source pod is there"
     if after.outcome == "Resumed":
         return f"{after.finished}, though the target resumed"
     return ""

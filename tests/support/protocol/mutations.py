@@ -31,6 +31,8 @@ class Mutation:
     """A part of the sentence that says what is wrong."""
     accidents: int = 1
     kinds: tuple[Faults, ...] = (faults.processes,)
+    clone: bool = False
+    """Of a migration that leaves its source running."""
 
 
 def _source(change: Callable[[SourceObservation, SourceStep], SourceStep]) -> Rules:
@@ -102,6 +104,36 @@ def _finish_at_once(o: Observation) -> Step:
     return step
 
 
+def _release_a_clones_source(it: SourceObservation, step: SourceStep) -> SourceStep:
+    return SourceStep.RELEASE if it.verdict is Verdict.RESUMED and step is SourceStep.LEAVE else step
+
+
+def _wait_for_the_decision(it: SourceObservation, step: SourceStep) -> SourceStep:
+    """Treat what an earlier life of the agent has dumped like the source of a move."""
+    return next_source_step(replace(it, apart=False)) if step is SourceStep.LET_GO else step
+
+
+def _never_leave(_: SourceObservation, step: SourceStep) -> SourceStep:
+    return SourceStep.WAIT if step is SourceStep.LEAVE else step
+
+
+def _let_go_what_moves(it: SourceObservation, step: SourceStep) -> SourceStep:
+    """Let every source go on as soon as it is dumped."""
+    dumped = it.state.value in {"Dumped", "Sent"} and not it.working
+    return SourceStep.LET_GO if dumped and not it.let_go else step
+
+
+def _owe_for_ever(it: SourceObservation, step: SourceStep) -> SourceStep:
+    """Wait for Returned when Commit came late, as the source of a move does."""
+    return next_source_step(replace(it, apart=False)) if step is SourceStep.CLEAR_ABORT else step
+
+
+def _delete_a_clones_source(o: Observation) -> Step:
+    step = plan(o)
+    resumed = o.outcome is Outcome.RESUMED and o.source_pod and not o.source_pod.deleting
+    return replace(step, action=Action.DELETE_SOURCE) if o.clone and resumed and not o.finished else step
+
+
 # Four rules keep two trees of one container apart, and any one of them is enough: all are broken here.
 TWICE = Rules(
     target_step=lambda it: next_target_step(replace(it, clear=True)), hooks_watch=False, only_pending_resumes=False
@@ -128,5 +160,15 @@ MUTATIONS = (
     Mutation("the decision can be written twice", Rules(registers_are_write_once=False), "the decision changed"),
     Mutation("the source is unfenced when it is killed", Rules(release_only_frozen=False), "I1", accidents=0),
     Mutation("the operator deletes the source on Commit", Rules(plan=_delete_source_on_commit), "I2", accidents=0),
+    Mutation("a clone's source is released", _source(_release_a_clones_source), "I2", accidents=0, clone=True),
+    Mutation("a clone's source waits for the decision", _source(_wait_for_the_decision), "stands still", clone=True),
+    Mutation("a clone's source never ends its part", _source(_never_leave), "I4", accidents=0, clone=True),
+    Mutation("a source that moves is let go like a clone's", _source(_let_go_what_moves), "I1", accidents=0),
+    Mutation(
+        "a clone's source owes an Abort for ever", _source(_owe_for_ever), "I4", kinds=(faults.networks,), clone=True
+    ),
+    Mutation(
+        "the operator deletes a clone's source", Rules(plan=_delete_a_clones_source), "I2", accidents=0, clone=True
+    ),
     Mutation("the operator ends at Resumed", Rules(plan=_finish_at_once), "Succeeded, and the source", accidents=0),
 )

@@ -21,18 +21,19 @@ from support.protocol.world import Edges, Plan, World
 DELETION: dict[str, Any] = {"metadata": {"deletionTimestamp": "2026-05-04T12:00:00Z"}}
 LONG_AGO = NOW - timedelta(days=1)
 
-View = tuple[str, bool, bool] | None
-"""What an agent reports: its side's state (none: it knows nothing), settled, failed. None: it does not answer."""
+View = tuple[str, bool, bool, bool] | None
+"""What an agent reports: its side's state (none: it knows nothing), settled, failed, and whether a clone's source goes
+on. None: it does not answer."""
 
 
 def source_view(w: World) -> View:
     if not w.s_up:
         return None
-    return w.s_state, source_settled(w), w.s_failed
+    return w.s_state, source_settled(w), w.s_failed, w.s_let_go
 
 
 def target_view(w: World) -> View:
-    return (target_report(w), w.t_settled, w.t_failed) if w.t_up else None
+    return (target_report(w), w.t_settled, w.t_failed, False) if w.t_up else None
 
 
 def sight(w: World) -> tuple[Any, ...]:
@@ -49,6 +50,7 @@ def sight(w: World) -> tuple[Any, ...]:
         w.s_silent,
         w.t_silent,
         w.t_power == "declared",
+        w.clone,
     )
 
 
@@ -56,13 +58,13 @@ def sight(w: World) -> tuple[Any, ...]:
 def observe(seen: tuple[Any, ...]) -> Observation:
     """Build the real observation."""
     decision, outcome, adopted, has_begun, recorded, cancelled, deleted, cause, lost_noted, finished = seen[:10]
-    late, refused, here, there, source, target, s_silent, t_silent, declared = seen[10:]
+    late, refused, here, there, source, target, s_silent, t_silent, declared, clone = seen[10:]
     status = _status(decision, outcome, has_begun, recorded, cause, lost_noted, finished)
     if late:
         status["timings"] = {"startedAt": LONG_AGO}
     the_object = migration(
         status=status,
-        spec={"cancel": cancelled},
+        spec={"cancel": cancelled, "leaveSourceRunning": clone},
         finalizers=(FINALIZER,) if adopted else (),
         deletion_timestamp=NOW if deleted else None,
     )
@@ -108,19 +110,20 @@ def _status(  # noqa: PLR0917  # a key
 def _source_agent(view: View, silent: bool, why: Failure) -> AgentView:
     if view is None:
         return agent(SOURCE, problem="it does not answer", ready=not silent)
-    state, settled, failed = view
+    state, settled, failed, let_go = view
     if not state:
         return agent(SOURCE)
-    return agent(
-        SOURCE,
-        source=SourceReport(state=SourceState(state), settled=settled, failure=why if failed else None),
+    thawed_at = NOW if let_go else None
+    report = SourceReport(
+        state=SourceState(state), settled=settled, failure=why if failed else None, thawed_at=thawed_at
     )
+    return agent(SOURCE, source=report)
 
 
 def _target_agent(view: View, silent: bool, declared: bool, why: Failure) -> AgentView:
     if view is None:
         return agent(TARGET, problem="it does not answer", ready=not silent, out_of_service=declared)
-    state, settled, failed = view
+    state, settled, failed, _ = view
     if not state:
         return agent(TARGET)
     age = 1.0 if state == TargetState.AT_GATE else None

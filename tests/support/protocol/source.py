@@ -39,7 +39,9 @@ def blank_source(w: World) -> World:
 
 
 def forget_source(w: World) -> World:
-    gone = w._replace(s_state="", s_failed=False, s_promised=False, s_word=False, s_late=False, s_old_boot=False)
+    gone = w._replace(
+        s_state="", s_failed=False, s_promised=False, s_word=False, s_late=False, s_old_boot=False, s_let_go=False
+    )  # fmt: skip
     return blank_source(gone)._replace(s_prepared=True)
 
 
@@ -53,7 +55,7 @@ def source(w: World, rules: Rules) -> Edges:
     if not w.s_prepared:
         yield "source agent raises the fence again", _prepared(w)
         return
-    if w.s_state in BEGUN and w.s_state != "Fenced" and not w.s_late:
+    if w.s_state in BEGUN and w.s_state != "Fenced" and not w.s_late and not w.s_let_go:
         yield "the freeze budget is used up", w._replace(s_late=True)
     if w.s_copy not in {"", "done"}:
         yield from _copy(w)
@@ -69,7 +71,8 @@ def _started(w: World) -> World:
 
 
 def _prepared(w: World) -> World:
-    again = w._replace(fence=w.source_pod != "", s_prepared=True)
+    going_on = w.clone and w.s_state in PAUSED
+    again = w._replace(fence=w.fence if going_on else w.source_pod != "", s_prepared=True)
     return again._replace(s_old_boot=False, s_late=False) if w.s_old_boot else again
 
 
@@ -81,12 +84,12 @@ def _look(w: World, rules: Rules) -> Edges:
     known = remember(w.s_known, now, w.s_state in ENDED)
     wanted = not (w.cancelled or w.deleted) if w.source_api and w.exists else w.s_wanted
     alive, running = w.s_alive, False
-    if w.s_state in BEGUN:
+    if w.s_state in BEGUN and not w.s_let_go:
         alive = w.container in {"running", "paused"}
         running = w.s_state in PAUSED and w.container == "running"
     it = _observation(
-        w.s_state, known, w.s_peer, wanted, alive, running, w.s_copy not in {"", "done"}, w.s_interrupted, w.s_late,
-        w.s_failed, w.s_owes_abort,
+        w.s_state, known, w.s_peer, wanted, alive, running, w.s_copy not in {"", "done"}, w.s_interrupted,
+        w.s_late and not w.s_let_go, w.s_failed, w.s_owes_abort, w.clone, w.s_let_go,
     )  # fmt: skip
     step = rules.source_step(it)
     looked = w._replace(s_known=known, s_wanted=wanted, s_alive=alive)
@@ -103,7 +106,7 @@ def _look(w: World, rules: Rules) -> Edges:
 @cache
 def _observation(  # noqa: PLR0917  # a key
     state: str, known: str, peer: str, wanted: bool, alive: bool, running: bool, working: bool, interrupted: bool,
-    expired: bool, failed: bool, owes_abort: bool,
+    expired: bool, failed: bool, owes_abort: bool, apart: bool, let_go: bool,
 ) -> SourceObservation:  # fmt: skip
     return SourceObservation(
         state=SourceState(state),
@@ -117,13 +120,15 @@ def _observation(  # noqa: PLR0917  # a key
         expired=expired,
         failed=failed,
         owes_abort=owes_abort,
+        apart=apart,
+        let_go=let_go,
     )
 
 
 # --- act
 
 
-def _act(w: World, rules: Rules) -> Edges:
+def _act(w: World, rules: Rules) -> Edges:  # noqa: C901  # one case for each step
     step, at, known = w.s_plan
     idle = w._replace(s_plan=())
     match step:
@@ -141,6 +146,10 @@ def _act(w: World, rules: Rules) -> Edges:
         case SourceStep.REFREEZE:
             paused = "paused" if w.container == "running" else w.container
             yield "source agent pauses again", idle._replace(container=paused, s_failed=True)
+        case SourceStep.LET_GO:
+            yield from _let_go(w, at, known)
+        case SourceStep.LEAVE:
+            yield from _leave(w)
         case SourceStep.ASK_PROMISE:
             yield from _ask(idle, rules)
         case SourceStep.CLEAR_ABORT:
@@ -174,11 +183,10 @@ def _go_on(w: World, step: str, at: str, known: str, rules: Rules) -> Edges:
             if not w.s_stop:
                 yield "source agent stops the copy", w._replace(s_stop=True)
             return
-        noted = step == SourceStep.THAW and by_promise and rules.words_are_journalled
+        noted = step == SourceStep.THAW and by_promise and rules.words_are_journalled and not w.clone
         yield "source agent is about to go on", w._replace(s_promised=w.s_promised or noted, s_plan=(step, "go", known))
     elif at == "go":
-        container = "running" if w.container == "paused" else w.container
-        yield "source agent resumes the container", w._replace(container=container, s_plan=(step, "unfence", known))
+        yield "source agent resumes the container", _resumed(w)._replace(s_plan=(step, "unfence", known))
     elif at == "unfence":
         yield "source agent lifts the fence", w._replace(fence=False, s_plan=(step, "end", known))
     else:
@@ -186,6 +194,23 @@ def _go_on(w: World, step: str, at: str, known: str, rules: Rules) -> Edges:
         owes = by_promise and known != "gone"
         ended = w._replace(s_state=state, s_owes_abort=owes, s_failed=w.s_failed or state == "Lost", s_plan=())
         yield f"source agent journals {state}", ended
+
+
+def _let_go(w: World, at: str, known: str) -> Edges:
+    """Let a clone's source go on: resume; lift the fence; note it."""
+    if at == "begin":
+        yield "source agent resumes the container", _resumed(w)._replace(s_plan=(w.s_plan[0], "unfence", known))
+    elif at == "unfence":
+        yield "source agent lifts the fence", w._replace(fence=False, s_plan=(w.s_plan[0], "end", known))
+    else:
+        yield "source agent journals that the source goes on", w._replace(s_let_go=True, s_plan=())
+
+
+def _leave(w: World) -> Edges:
+    if w.s_copy in {"", "done"}:
+        yield "source agent ends its part", w._replace(s_state="Thawed", s_plan=())
+    elif not w.s_stop:
+        yield "source agent stops the copy", w._replace(s_stop=True)
 
 
 def _release(w: World, at: str, known: str, rules: Rules) -> Edges:
@@ -200,6 +225,8 @@ def _release(w: World, at: str, known: str, rules: Rules) -> Edges:
         yield "source agent is about to release", w._replace(s_word=word, s_plan=(step, "kill", known))
     elif at == "kill":
         broken = w.broken
+        if w.clone:
+            broken = broken or "I2: a clone's source is killed"
         if w.ticket != "resuming" and not w.meddled and w.container != "dead":
             broken = broken or "I2: the source is killed, and the target was not on its way"
         dead = w._replace(container="dead", broken=broken, s_plan=(step, "end", known))
@@ -235,7 +262,7 @@ def _acknowledge(w: World) -> Edges:
 # --- the copy in the background
 
 
-def _copy(w: World) -> Edges:
+def _copy(w: World) -> Edges:  # noqa: C901  # one case for each act
     """One attempt, from the live reading to the last byte."""
     at = w.s_copy
     done = w._replace(s_copy="done")
@@ -261,12 +288,29 @@ def _copy(w: World) -> Edges:
             paused = w._replace(container="paused", s_copy="dump")
             yield "the copy pauses the container", paused if w.container == "running" else failed
         case "dump":
-            dumped = w._replace(s_state="Dumped", s_copy="send")
+            dumped = w._replace(s_state="Dumped", s_copy="go on" if w.clone else "send")
             yield "the copy dumps the container", dumped if w.container == "paused" else failed
         case "send":
             yield from _send(w, failed)
-        case _:
+        case "sent":
             yield "the copy journals Sent", w._replace(s_state="Sent", s_copy="done")
+        case _:
+            yield from _copy_lets_go(w)
+
+
+def _copy_lets_go(w: World) -> Edges:
+    """Let a clone's source go on before the rest is sent."""
+    match w.s_copy:
+        case "go on":
+            yield "the copy lets the container go on", _resumed(w)._replace(s_copy="unfence")
+        case "unfence":
+            yield "the copy lifts the fence", w._replace(fence=False, s_copy="let go")
+        case _:
+            yield "the copy journals that the source goes on", w._replace(s_let_go=True, s_copy="send")
+
+
+def _resumed(w: World) -> World:
+    return w._replace(container="running" if w.container == "paused" else w.container)
 
 
 def _send(w: World, failed: World) -> Edges:

@@ -262,6 +262,7 @@ def _return(w: World, step: str, at: str, rules: Rules) -> Edges:
         yield "target agent gets no answer", idle
         return
     intact = w.s_state in {"Dumped", "Sent"} and w.container == "paused" and w.fence
+    intact = intact or (w.clone and w.s_state != "")
     if intact or step == TargetStep.RETURN_ANYWAY:
         yield (
             f"target agent learns that the source is {'intact' if intact else 'dead'}",

@@ -52,6 +52,8 @@ class World(NamedTuple):
     o_plan2: Plan = ()
     """Of a second operator, by mistake."""
     operators: int = 1
+    clone: bool = False
+    """`spec.leaveSourceRunning`."""
     # --- the source node
     container: str = "running"
     """`running`, `paused`, `dead`, or `cold`: started afresh by the kubelet."""
@@ -62,6 +64,8 @@ class World(NamedTuple):
     s_promised: bool = False
     s_word: bool = False
     s_owes_abort: bool = False
+    s_let_go: bool = False
+    """A clone's source goes on: `thawedAt` is journalled."""
     s_old_boot: bool = False
     s_late: bool = False
     """The freeze budget is used up."""

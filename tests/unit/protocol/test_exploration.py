@@ -21,6 +21,7 @@ CASES = {
     "any one accident": (World(accidents=1), faults.ALL, 400_000),
     "two processes die": (World(accidents=2), (faults.processes,), 350_000),
     "two operators by mistake": (World(operators=2), (), 70_000),
+    "a clone, and any one accident": (World(clone=True, accidents=1), faults.ALL, 600_000),
 }
 
 
@@ -45,6 +46,14 @@ def explored(start: World, kinds: tuple[Faults, ...]) -> Exploration:
 def test_without_accidents_it_only_succeeds_or_is_given_up_for_its_budget() -> None:
     ends = set(explored(World(), ()).ends)
     assert ends == {"Succeeded, runs at the target", "RolledBack, runs at the source"}
+
+
+def test_a_clone_without_accidents_leaves_its_source_running_whatever_the_end() -> None:
+    exploration = explored(World(clone=True), ())
+    assert set(exploration.ends) == {"Succeeded, runs at the target", "RolledBack, runs at the source"}
+    copied = [w for w in exploration.worlds if w.s_let_go]
+    assert copied
+    assert all(w.source_runs and not w.fence for w in copied)
 
 
 @pytest.mark.parametrize("containers", [2, 3, 4])

@@ -56,11 +56,17 @@ class ConditionType(Explained):
     TARGET_PREPARED = _explained(
         "TargetPrepared", "The target pod waits at the gate; image, volumes and network are ready."
     )
-    CHECKPOINTED = _explained("Checkpointed", "The source is frozen and its checkpoint is complete.")
+    CHECKPOINTED = _explained(
+        "Checkpointed",
+        "The source is frozen and its checkpoint is complete; with `leaveSourceRunning` it goes on again.",
+    )
     TRANSFERRED = _explained("Transferred", "The checkpoint is on the target node, and every digest matched.")
     RESTORED = _explained("Restored", "The target holds the restored container, which has not run one instruction.")
     COMMITTED = _explained("Committed", "It is decided that the container goes on at the target.")
-    SOURCE_RELEASED = _explained("SourceReleased", "The source was ended while it was still frozen.")
+    SOURCE_RELEASED = _explained(
+        "SourceReleased",
+        "The source was ended while it was still frozen; with the reason `LeftRunning` it was left alone.",
+    )
     SUCCEEDED = _explained(
         "Succeeded", "The migration has ended well; Unknown until it ends, False when it ended otherwise."
     )
@@ -99,8 +105,17 @@ class Reason(Explained):
         "ReleasingSource",
         "The container runs on the target node; the frozen source pod is being deleted.",
     )
+    LEFT_RUNNING = _explained(
+        "LeftRunning",
+        "`spec.leaveSourceRunning` is set: the source goes on since its checkpoint was complete, with its connections, "
+        "and nothing of it was ended or deleted.",
+    )
     ROLLING_BACK = _explained("RollingBack", "The migration was given up before it was committed; the source goes on.")
-    SUCCEEDED = _explained("Succeeded", "The container runs on the target node with its state; the source pod is gone.")
+    SUCCEEDED = _explained(
+        "Succeeded",
+        "The container runs on the target node with its state; the source pod is gone, or, with `leaveSourceRunning`, "
+        "goes on too.",
+    )
     ROLLED_BACK = _explained(
         "RolledBack",
         "The source runs on as if nothing had happened; the message says why.",
@@ -229,6 +244,13 @@ class PreflightReason(Explained):
         "VolumeCannotMove",
         "A volume's data is on the source node only, or cannot be copied.",
         "keep the data in memory, in an emptyDir volume, or in a claim that many nodes can mount (ReadWriteMany)",
+    )
+    SHARED_WRITERS = _explained(
+        "SharedWriters",
+        "`spec.leaveSourceRunning` is set, and source and clone would write to the same claim, each as if it were "
+        "alone.",
+        "mount the claim read-only, keep what is written in an emptyDir volume, of which the clone gets a copy, or "
+        "move the pod instead",
     )
     HOSTS_FILE_MOUNTED = _explained(
         "HostsFileMounted",

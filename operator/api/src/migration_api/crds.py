@@ -44,6 +44,15 @@ def _spec_is_immutable() -> list[dict[str, str]]:
     return [*rules, _rule(undo, "spec.cancel cannot be taken back")]
 
 
+def _clone_has_a_name_of_its_own() -> dict[str, str]:
+    clone = "has(self.spec.leaveSourceRunning) && self.spec.leaveSourceRunning"
+    named = "has(self.spec.target) && has(self.spec.target.podName)"
+    return _rule(
+        f"!({clone} && {named}) || self.spec.target.podName != self.spec.podName",
+        "with spec.leaveSourceRunning both pods stay: spec.target.podName must not be spec.podName; it can be left out",
+    )
+
+
 def _registers() -> list[dict[str, str]]:
     paths = [
         ("status", "decision"),
@@ -131,7 +140,7 @@ def container_migration() -> dict[str, Any]:
                 # Never equal to a generation: kstatus would take an object without a status for one that is done.
                 "status": {**structural(MigrationStatus), "default": {"observedGeneration": -1}},
             },
-            "x-kubernetes-validations": [*_spec_is_immutable(), *_registers()],
+            "x-kubernetes-validations": [*_spec_is_immutable(), _clone_has_a_name_of_its_own(), *_registers()],
         },
         columns=[
             _column("Pod", ".spec.podName"),

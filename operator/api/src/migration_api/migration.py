@@ -93,6 +93,11 @@ class MigrationSpec(Model):
     tcp_connections: TcpConnections = TcpConnections.CLOSE
     """What becomes of established TCP connections with others. `Close`: clients reconnect. `Refuse`: the pod is not
     moved while it has any."""
+    leave_source_running: bool = False
+    """Make a clone: the pod stands still for its checkpoint only and goes on where it is; a new pod on the other node
+    goes on from the same moment. Established TCP connections stay with the source. The clone has neither owner nor
+    labels of the source, so no Service and no controller knows it until somebody labels it. Refused for pods with a
+    claim that both would write."""
     freeze_budget_seconds: Annotated[int, Field(ge=1, le=3600, json_schema_extra={"format": "int32"})] = 30
     """How long the container may stand still before the migration is given up, in seconds. The effective budget is less
     when the pod has HTTP, TCP or gRPC liveness probes: the kubelet would kill the frozen container."""
@@ -165,6 +170,8 @@ class Timings(Model):
     """When the source's containers stopped, by the source node's clock."""
     dumped_at: Time | None = None
     """When the checkpoint was complete on the source node."""
+    thawed_at: Time | None = None
+    """With `leaveSourceRunning`: when the source went on, by its node's clock."""
     transferred_at: Time | None = None
     """When the checkpoint was complete and verified on the target node."""
     restored_at: Time | None = None
@@ -174,7 +181,7 @@ class Timings(Model):
     completed_at: Time | None = None
     """When the migration ended."""
     freeze_seconds: Annotated[str, Field(max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?$")] | None = None
-    """How long the container stood still, in seconds, as a decimal number."""
+    """How long the container stood still, in seconds, as a decimal number; with `leaveSourceRunning`, the source."""
 
 
 class MigrationStatus(Model):

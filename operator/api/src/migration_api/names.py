@@ -16,6 +16,9 @@ ANNOTATION_MIGRATION = f"{GROUP}/migration"
 LABEL_MIGRATION = f"{GROUP}/migration-uid"
 """On a target pod, so that the operator finds it; the same value as the annotation."""
 
+LABEL_CLONE = f"{GROUP}/clone"
+"""On a clone, which has no label of its source: what a NetworkPolicy can select. Value: "true"."""
+
 ANNOTATION_PLACEMENT = f"{GROUP}/original-placement"
 """On a target pod: where its first source pod was allowed to run, as JSON, so that no move narrows the next one."""
 

@@ -135,10 +135,21 @@ class TargetRequest(TargetTask):
         return TargetTask.model_validate(self.model_dump(exclude={"shipping", "expected_bytes"}))
 
 
+class Thaw(StrEnum):
+    """When a frozen source may go on."""
+
+    DECIDED = "Decided"
+    """When it is decided that it is the one that goes on: never beside its copy."""
+    DUMPED = "Dumped"
+    """As soon as its checkpoint is complete on its node, whatever becomes of that: it waits for nobody, and is never
+    ended."""
+
+
 class SourceTask(_PodTask):
     """What a source is asked for, without secrets: this is what the journal keeps."""
 
     target_node: DnsName
+    thaw: Thaw = Thaw.DECIDED
     freeze_budget_seconds: Annotated[int, Field(ge=1, le=3600)]
     refuse_connections: bool = False
     """Go back when the frozen pod has TCP connections with others."""
@@ -206,7 +217,7 @@ class SourceState(StrEnum):
     DUMPED = "Dumped"
     SENT = "Sent"
     THAWED = "Thawed"
-    """The containers run again, no fence, no drop."""
+    """The containers run again, no fence, no drop. With `Thaw.DUMPED` they may do so before: see `thawedAt`."""
     RELEASED = "Released"
     """Every task was killed while frozen; the pod is to be deleted."""
     LOST = "Lost"
@@ -289,6 +300,7 @@ class SourceReport(Model):
     dumped_at: Time | None = None
     sent_at: Time | None = None
     thawed_at: Time | None = None
+    """When the containers went on here."""
     failure: Failure | None = None
 
 
