@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import socket
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -18,7 +19,8 @@ from migration_agent.ports import ApiUnreachable
 from migration_agent.server import ApiServer, Doorkeeper
 from migration_api.names import AGENT_AUDIENCE
 from migration_api.node import MigrationNode
-from migration_api.transport import ObjectStore, SecretReference
+from migration_api.stored import KeepReport, KeepRequest, RemoveReport, RemoveRequest
+from migration_api.transport import ObjectStore, SecretReference, SharedVolume
 from migration_api.wire import (
     ContainerFacts,
     MigrationRef,
@@ -97,6 +99,16 @@ def probe(asked: StoreProbe) -> ProbeReport:
     return ProbeReport(problem=ProbeProblem.UNUSABLE, message=f"{asked.step} {secret.get_secret_value()}")
 
 
+class Shelf:
+    """Says what arrived, as no agent does."""
+
+    def keep(self, request: KeepRequest) -> KeepReport:
+        return KeepReport(problem=f"{request.uid} {request.key.get_secret_value()}", passing=True)
+
+    def remove(self, request: RemoveRequest) -> RemoveReport:
+        return RemoveReport(problem=f"{request.uid} {request.store.shared_volume}")
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as it:
         return it.getsockname()[1]
@@ -116,7 +128,8 @@ async def serving(desk: Desk, directory: Path) -> AsyncGenerator[MigrationNode]:
     pem = ensure_certificate(*files, SOURCE, "127.0.0.1")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(*files)
-    server = ApiServer(desk, Doorkeeper(OPERATOR, user_of), lambda uid, _: FACTS if uid == SOURCE_UID else None, probe)
+    doorkeeper = Doorkeeper(OPERATOR, user_of)
+    server = ApiServer(desk, doorkeeper, lambda uid, _: FACTS if uid == SOURCE_UID else None, probe, Shelf())
     port = free_port()
     await server.start("127.0.0.1", port, context)
     try:
@@ -257,3 +270,13 @@ async def test_nobody_listens(agents: Agents, tmp_path: Path, desk: Desk) -> Non
     nowhere = migration_node(SOURCE, endpoint=None)
     with pytest.raises(AgentUnreachable, match="not published"):
         await agents.report(nowhere, UID)
+
+
+async def test_what_is_kept_and_removed_arrives_and_no_secret_is_shown(agents: Agents, node: MigrationNode) -> None:
+    key = SecretStr(base64.b64encode(bytes(range(32))).decode())
+    access = StoreAccess(shared_volume=SharedVolume(path="/mnt/shared"))
+    request = KeepRequest(uid=UID, key=key, store=access)
+    report = await agents.keep(node, request)
+    assert (report.problem, report.passing) == (f"{UID} {key.get_secret_value()}", True)
+    assert key.get_secret_value() not in repr(request)
+    assert "/mnt/shared" in (await agents.remove(node, RemoveRequest(uid=UID, store=access))).problem

@@ -341,7 +341,7 @@ class FakePeers:
             if sending.stop.wait(0.01):
                 raise GaveUp
         sending.progress.count(5_000_012, resumed=False)
-        self.sent.append(sending.node)
+        self.sent.append(sending.node or "the store")
 
     def settle(self, node: str, migration: str, *, promise: bool, settled: bool = False) -> PeerState:
         self.asked.append((promise, settled))

@@ -9,7 +9,7 @@ from migration_api.conditions import Condition
 from migration_api.migration import ContainerMigration, Metadata, MigrationSpec, MigrationStatus
 from migration_api.names import ANNOTATION_MIGRATION, FINALIZER
 from migration_api.node import MigrationNode, MigrationNodeStatus, NodeFacts
-from migration_api.wire import ContainerFacts, MigrationReport, PodFacts, SourceReport, TargetReport
+from migration_api.wire import ContainerFacts, MigrationReport, PodFacts, SourceReport, TargetReport, TargetState
 from migration_operator.observation import AgentView, NodeView, PreflightFacts
 from migration_operator.pods import Pod
 
@@ -34,7 +34,8 @@ def migration(
     *, uid: str = UID, name: str = "move", status: dict[str, Any] | None = None, **metadata: Any
 ) -> ContainerMigration:
     """Return a migration of the pod `redis`; `spec` among the keywords adds to its specification."""
-    spec = {"podName": "redis", **metadata.pop("spec", {})}
+    wish: dict[str, Any] = metadata.pop("spec", {})
+    spec = wish if "checkpointName" in wish else {"podName": "redis", **wish}
     fields: dict[str, Any] = {
         "name": name,
         "namespace": "shop",
@@ -138,6 +139,11 @@ def agent(
     known = (source or target) and not problem
     report = MigrationReport(uid=UID, revision=1, source=source, target=target) if known else None
     return AgentView(node(name, **of), problem=problem, report=report)
+
+
+def target_at(state: TargetState, **more: Any) -> TargetReport:
+    settled = state in {TargetState.RESUMED, TargetState.RETURNED, TargetState.DESTROYED}
+    return TargetReport(state=state, settled=settled, **more)
 
 
 def pod_facts(mebibytes: int = 64, migration: str | None = None) -> PodFacts:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from aiohttp import web
 
 from migration_api.base import format_time, now
-from migration_api.names import GROUP, MIGRATIONS, NODES, VERSION
+from migration_api.names import CHECKPOINTS, GROUP, MIGRATIONS, NODES, VERSION
 
 Json = dict[str, Any]
 T = TypeVar("T")
@@ -34,12 +34,14 @@ _KINDS = {
     "events": ("Event", "/api/v1", True),
     "secrets": ("Secret", "/api/v1", True),
     MIGRATIONS: ("ContainerMigration", _CUSTOM, True),
+    CHECKPOINTS: ("ContainerCheckpoint", _CUSTOM, True),
     NODES: ("MigrationNode", _CUSTOM, False),
 }
 WRITE_ONCE = (
     ("decision",),
     ("source", "nodeName"),
     ("source", "podUID"),
+    ("source", "checkpointUID"),
     ("target", "podName"),
     ("target", "nodeName"),
     ("target", "podUID"),

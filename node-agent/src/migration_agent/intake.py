@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 from migration_agent.peer import Admission, Refused
@@ -20,6 +21,8 @@ class Intake:
     receiving: bool = False
     bytes_received: int = 0
     bytes_expected: int | None = None
+    began_at: datetime | None = None
+    """Of a fetch from a store: when it began in this life of the agent."""
     closed: bool = False
     """The migration was given up: a transfer that is under way ends at its next chunk."""
     _attempt: int = 0

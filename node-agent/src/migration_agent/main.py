@@ -27,6 +27,7 @@ from migration_agent.handler_registration import HandlerRegistration
 from migration_agent.host import Host
 from migration_agent.install import InstallFailure, install
 from migration_agent.journal import Journal, SourceRecord, TargetRecord
+from migration_agent.kept import Kept
 from migration_agent.metrics import certificate_ends
 from migration_agent.metrics import serve as serve_metrics
 from migration_agent.migrations import Migrations
@@ -85,13 +86,14 @@ class NodeSides:
         tickets: Tickets,
         gates: Gates,
         peers: PeerClient,
+        places: Places,
     ) -> None:
         self.runtime = Containerd(host, broker)
         self.processes = Processes(host.process_start)
         self.clock = HostClock(host)
         self._settings, self._host, self._api = settings, host, api
         self._journal, self._vault, self._tickets = journal, vault, tickets
-        self._gates, self._peers = gates, peers
+        self._gates, self._peers, self._places = gates, peers, places
 
     def source(self, record: SourceRecord, *, changed: Callable[[], None], restarted: bool) -> SourceSide:
         freezer = Freezer(
@@ -123,6 +125,7 @@ class NodeSides:
             clock=self.clock,
             processes=self.processes,
             node=self._settings.node,
+            store_of=self._places.store_of,
         )
         return TargetSide(record, tools, changed=changed, restarted=restarted)
 
@@ -162,6 +165,7 @@ async def serve(settings: Settings) -> None:
         tickets=tickets,
         gates=gates,
         peers=PeerClient(trust, places.store_of, limit=_limit(settings)),
+        places=places,
     )
     room = RoomFinder(layout, settings.checkpoints_on_disk)
     migrations = Migrations(journal, vault, tickets, sides.clock, sides, gates=gates, room=room.look)
@@ -180,6 +184,7 @@ async def serve(settings: Settings) -> None:
         Doorkeeper(settings.operator_account, api.user_of),
         lambda uid, held_by: pod_facts(sides.runtime, uid, held_by),
         places.probe,
+        Kept(places),
     )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3

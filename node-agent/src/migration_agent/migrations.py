@@ -161,7 +161,13 @@ class Migrations:
             await self._keep(uid, request.shipping)
             files = await self._place(uid, request.expected_bytes)
             boot_id = await asyncio.to_thread(self._clock.boot_id)
-            record = TargetRecord(request=task, boot_id=boot_id, files=files, expected_bytes=request.expected_bytes)
+            record = TargetRecord(
+                request=task,
+                boot_id=boot_id,
+                files=files,
+                expected_bytes=request.expected_bytes,
+                acknowledged=task.source_node is None,  # nobody is there who would have to hear the end
+            )
             try:
                 await self._make_ticket(record)
             except Conflict:

@@ -15,7 +15,8 @@ from migration_agent.transport.bandwidth import Bandwidth
 from migration_agent.transport.chunks import CHUNK_BYTES, FormatError
 from migration_agent.transport.frames import HAVE_BYTES, Answer, FrameError, Question, read_frame, write_frame
 from migration_agent.transport.sender import Lane, Sender, StoreLane, StreamLane
-from migration_agent.transport.store import StoreFailure, StoreOf, no_store
+from migration_agent.transport.store import Store, StoreFailure, StoreOf, no_store
+from migration_agent.transport.storing import nobody
 from migration_agent.transport.streams import STREAM_HELLO, STREAMS
 from migration_agent.trust import Peer, Trust, Untrusted
 
@@ -46,7 +47,7 @@ class PeerClient:
             try:
                 answer = self._attempt(sending, limits)
             except (OSError, FrameError, Untrusted) as error:
-                trouble = f"the agent of node {sending.node} cannot be sent to: {error}"
+                trouble = f"{f'node {sending.node}' if sending.node else 'the store'} cannot be sent to: {error}"
             except (FormatError, StoreFailure) as error:
                 raise TransferFailed(f"the checkpoint cannot be sent: {error}") from error
             else:
@@ -82,13 +83,16 @@ class PeerClient:
     def _attempt(self, sending: Sending, limits: Sequence[Bandwidth]) -> Answer:
         """Send what the peer does not have and return its last word."""
         store = self._store_of(sending.migration, sending.shipping)
+        if sending.node is None:
+            return self._stored(sending, store, limits)
+        node = sending.node
         question = Question(
             op="send",
             migration=sending.migration,
             chunk_bytes=CHUNK_BYTES,
             streams=0 if store is not None else STREAMS,
         )
-        with self._connect(sending.node) as control, sending.stop.guarding(control), ExitStack() as streams:
+        with self._connect(node) as control, sending.stop.guarding(control), ExitStack() as streams:
             control.settimeout(_DATA_SECONDS)
             write_frame(control, question)
             answer = read_frame(control, Answer, HAVE_BYTES)
@@ -100,10 +104,21 @@ class PeerClient:
                     return [StoreLane(store, sending, tell) for _ in range(_STORE_LANES)]
                 if len(answer.tokens) != STREAMS:
                     raise FrameError(f"{len(answer.tokens)} streams were granted, not {STREAMS}")
-                opened = (self._stream(sending.node, token, sending.stop) for token in answer.tokens)
+                opened = (self._stream(node, token, sending.stop) for token in answer.tokens)
                 return [StreamLane(streams.enter_context(stream)) for stream in opened]
 
             return Sender(control, sending, answer, lanes, store, limits).run()
+
+    def _stored(self, sending: Sending, store: Store | None, limits: Sequence[Bandwidth]) -> Answer:
+        """Put all of it into its store, where nobody fetches it."""
+        if store is None:
+            raise FormatError("no store is named to keep it in")
+        with nobody() as control, sending.stop.guarding(control):
+
+            def lanes(tell: Callable[[str], None]) -> list[Lane]:
+                return [StoreLane(store, sending, tell) for _ in range(_STORE_LANES)]
+
+            return Sender(control, sending, Answer(ok=True), lanes, store, limits).run()
 
     @contextmanager
     def _stream(self, node: str, token: str, stop: Stop) -> Generator[socket.socket]:

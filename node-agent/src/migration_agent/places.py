@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from migration_agent.transport.objects import Bucket
-from migration_agent.transport.store import Place, Store, StoreFailure
+from migration_agent.transport.store import KEPT, Place, Store, StoreFailure
 from migration_agent.transport.volume import Volume
 from migration_api.wire import ProbeProblem, ProbeReport, ProbeStep, Shipping, StoreAccess, StoreProbe
 
@@ -41,6 +41,14 @@ class Places:
         """
         return self._place(access).store(uid)
 
+    def demand(self, access: StoreAccess) -> None:
+        """Return when the volume or bucket is there, so that what it does not hold does not exist.
+
+        Raises:
+            StoreFailure: it is not.
+        """
+        self._place(access).demand()
+
     def store_of(self, uid: str, shipping: Shipping) -> Store | None:
         """Return where a migration's chunks lie between the nodes; None when they travel from agent to agent.
 
@@ -52,13 +60,15 @@ class Places:
     def clear(self, access: StoreAccess, uid: str, live: Iterable[str]) -> tuple[str, ...]:
         """Remove what an ended migration left in its store, and what others left there that crashed long ago.
 
-        Returns the UIDs of those others.
+        What is marked as kept stays. Returns the UIDs of those others.
 
         Raises:
             StoreFailure: it could not be removed.
         """
         place = self._place(access)
-        place.store(uid).wipe()
+        store = place.store(uid)
+        if KEPT not in store.list():
+            store.wipe()
         return place.sweep(frozenset({uid, *live}), self.leftover_seconds)
 
     def probe(self, probe: StoreProbe) -> ProbeReport:

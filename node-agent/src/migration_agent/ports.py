@@ -179,7 +179,8 @@ class Progress:
 class Sending:
     """One checkpoint on its way to a peer."""
 
-    node: str
+    node: str | None
+    """None: nobody receives it, it stays in its store."""
     migration: str
     directory: Path
     shipping: Shipping

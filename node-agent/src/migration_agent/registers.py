@@ -19,12 +19,13 @@ from kubernetes.aio.client import ApiClient
 from pydantic import ValidationError
 
 from migration_agent.ports import ApiUnreachable, PodState
-from migration_agent.seen import Gone, Seen, seen
+from migration_agent.seen import Gone, Seen, seen, seen_checkpoint
 from migration_agent.trust import Peer, peers_of
+from migration_api.checkpoint import ContainerCheckpoint
 from migration_api.migration import ContainerMigration, Decision, Outcome
-from migration_api.names import API_VERSION, GROUP, MIGRATIONS, NODES, VERSION
+from migration_api.names import API_VERSION, CHECKPOINTS, GROUP, MIGRATIONS, NODES, VERSION
 from migration_api.node import MigrationNode, MigrationNodeStatus
-from migration_api.wire import Failure, MigrationRef
+from migration_api.wire import Failure, MigrationRef, RefKind
 
 log = logging.getLogger(__name__)
 
@@ -197,7 +198,8 @@ class Api:
 
 
 def _migration_path(ref: MigrationRef) -> str:
-    return f"/apis/{GROUP}/{VERSION}/namespaces/{ref.namespace}/{MIGRATIONS}/{ref.name}"
+    plural = CHECKPOINTS if ref.kind is RefKind.CONTAINER_CHECKPOINT else MIGRATIONS
+    return f"/apis/{GROUP}/{VERSION}/namespaces/{ref.namespace}/{plural}/{ref.name}"
 
 
 def _migration(ref: MigrationRef, status: int, answer: Json) -> Seen | Gone:
@@ -205,9 +207,12 @@ def _migration(ref: MigrationRef, status: int, answer: Json) -> Seen | Gone:
         return Gone()
     _demand_ok(status, answer)
     try:
+        if ref.kind is RefKind.CONTAINER_CHECKPOINT:
+            checkpoint = ContainerCheckpoint.model_validate(answer)
+            return seen_checkpoint(checkpoint) if checkpoint.metadata.uid == ref.uid else Gone()
         migration = ContainerMigration.model_validate(answer)
     except ValidationError as error:
-        raise ApiUnreachable(f"migration {ref.namespace}/{ref.name} cannot be read: {error}") from error
+        raise ApiUnreachable(f"{ref.kind} {ref.namespace}/{ref.name} cannot be read: {error}") from error
     return seen(migration) if migration.metadata.uid == ref.uid else Gone()
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from migration_api.checkpoint import ContainerCheckpoint
+from migration_api.checkpoint_reasons import CheckpointCondition
 from migration_api.migration import ContainerMigration, Decision, Outcome
 
 
@@ -53,6 +55,17 @@ def seen(migration: ContainerMigration) -> Seen:
         target_node=status.target.node_name,
         target_pod_uid=status.target.pod_uid,
         given_up=migration.spec.cancel or migration.metadata.deletion_timestamp is not None,
+    )
+
+
+def seen_checkpoint(checkpoint: ContainerCheckpoint) -> Seen:
+    """Return the same of the taking of a checkpoint: nothing is decided; it is given up when the operator says so."""
+    source = checkpoint.status.source
+    refused = any(c.type == CheckpointCondition.READY and c.status == "False" for c in checkpoint.status.conditions)
+    return Seen(
+        source_node=source.node_name if source else None,
+        source_pod_uid=source.pod_uid if source else None,
+        given_up=refused or checkpoint.deleting,
     )
 
 

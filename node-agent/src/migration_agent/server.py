@@ -20,6 +20,7 @@ from migration_agent.paths import UnsafeName, checked_uid
 from migration_agent.ports import ApiUnreachable
 from migration_api.base import Model
 from migration_api.names import AGENT_AUDIENCE
+from migration_api.stored import KeepReport, KeepRequest, RemoveReport, RemoveRequest
 from migration_api.wire import (
     ErrorBody,
     MigrationReport,
@@ -49,6 +50,13 @@ class Desk(Protocol):
     async def settle(self, uid: str) -> MigrationReport: ...
     async def forget(self, uid: str) -> None: ...
     async def holder(self, pod_uid: str) -> str | None: ...
+
+
+class Shelf(Protocol):
+    """What the operator asks about checkpoints that stay in a store; blocks."""
+
+    def keep(self, request: KeepRequest) -> KeepReport: ...
+    def remove(self, request: RemoveRequest) -> RemoveReport: ...
 
 
 class Problem(Exception):
@@ -108,6 +116,7 @@ class ApiServer:
         doorkeeper: Doorkeeper,
         pod_facts: Callable[[str, str | None], PodFacts | None],
         probe: Callable[[StoreProbe], ProbeReport],
+        shelf: Shelf,
     ) -> None:
         """Nothing is served before `start`.
 
@@ -116,8 +125,10 @@ class ApiServer:
             doorkeeper: knows the operator.
             pod_facts: by pod UID and the migration that holds it; None when the pod is not here; blocks.
             probe: tries a store; blocks.
+            shelf: keeps and removes what lies in a store; blocks.
         """
         self._probe = probe
+        self._shelf = shelf
         self._desk = desk
         self._doorkeeper = doorkeeper
         self._pod_facts = pod_facts
@@ -131,6 +142,8 @@ class ApiServer:
                 web.get("/healthz", self._healthz),
                 web.get("/v1/pods/{uid}", self._pod),
                 web.post("/v1/stores/probe", self._store),
+                web.post("/v1/stored/keep", self._keep),
+                web.post("/v1/stored/remove", self._remove),
                 web.put("/v1/migrations/{uid}/source", self._source),
                 web.put("/v1/migrations/{uid}/target", self._target),
                 web.get("/v1/migrations/{uid}", self._report),
@@ -186,6 +199,12 @@ class ApiServer:
 
     async def _store(self, request: web.Request) -> web.Response:
         return _answer(await asyncio.to_thread(self._probe, await _body(request, StoreProbe)))
+
+    async def _keep(self, request: web.Request) -> web.Response:
+        return _answer(await asyncio.to_thread(self._shelf.keep, await _body(request, KeepRequest)))
+
+    async def _remove(self, request: web.Request) -> web.Response:
+        return _answer(await asyncio.to_thread(self._shelf.remove, await _body(request, RemoveRequest)))
 
     async def _source(self, request: web.Request) -> web.Response:
         body = await _body(request, SourceRequest)

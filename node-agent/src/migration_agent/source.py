@@ -130,6 +130,7 @@ class SourceSide(Side):
             failed=self.record.failure is not None,
             owes_abort=self.record.owes_abort,
             apart=self.record.apart,
+            taking=self.record.request.taking,
             let_go=self.record.let_go,
         )
 
@@ -292,12 +293,14 @@ class SourceSide(Side):
         await asyncio.to_thread(self.tools.freezer.thaw, self.record.containers)
         await reach(Failpoint.SOURCE_THAWED)
         thawed_at = self.record.thawed_at or now()
-        owes = by_promise and it.verdict is not Verdict.GONE
-        await self._end(SourceState.THAWED, thawed_at=thawed_at, owes_abort=owes)
+        owes = by_promise and it.verdict is not Verdict.GONE and not it.taking
+        why = self.record.failure or (self._failure(abort_reason(it) or Reason.ABORT_REQUESTED) if it.taking else None)
+        await self._end(SourceState.THAWED, thawed_at=thawed_at, owes_abort=owes, failure=why)
 
-    async def _leave(self, _: SourceObservation) -> None:
+    async def _leave(self, it: SourceObservation) -> None:
         await self._stop_copy()
-        await self._end(SourceState.THAWED)
+        taken = it.taking and it.state is SourceState.SENT and it.wanted and it.verdict is not Verdict.GONE
+        await self._end(SourceState.THAWED, well=taken or it.verdict is Verdict.RESUMED)
 
     async def _withdraw(self, _: SourceObservation) -> None:
         await self._end(SourceState.THAWED)
@@ -307,7 +310,8 @@ class SourceSide(Side):
         await self._stop_copy()
         await asyncio.to_thread(self.tools.freezer.thaw, self.record.containers)  # the living and the dead: see `thaw`
         failure = self.record.failure or self._failure(Reason.SOURCE_LOST)
-        await self._end(SourceState.LOST, failure=failure, owes_abort=by_promise and it.verdict is not Verdict.GONE)
+        owes = by_promise and it.verdict is not Verdict.GONE and not it.taking
+        await self._end(SourceState.LOST, failure=failure, owes_abort=owes)
 
     async def _release(self, it: SourceObservation) -> None:
         """Kill every task while frozen; the fence stays and goes with the pod."""
@@ -317,11 +321,12 @@ class SourceSide(Side):
             await self.save(word=True)
         await asyncio.to_thread(self.tools.freezer.release, self.record.containers)
         await reach(Failpoint.SOURCE_RELEASED)
-        await self._end(SourceState.RELEASED)
+        await self._end(SourceState.RELEASED, well=True)
 
-    async def _end(self, state: SourceState, **changes: Any) -> None:
+    async def _end(self, state: SourceState, *, well: bool = False, **changes: Any) -> None:
+        """End; `well`: what is to stay in the store stays there."""
         await asyncio.to_thread(self.tools.journal.wipe_images, self.ref.uid)
-        await asyncio.to_thread(self.tools.vault.wipe, self.ref.uid)
+        await asyncio.to_thread(self.tools.vault.wipe, self.ref.uid, well=well)
         await reach(Failpoint.SOURCE_WIPED)
         await self.save(state=state, **changes)
         if state is not SourceState.RELEASED:
@@ -340,7 +345,7 @@ class SourceSide(Side):
         self.poke()
 
     async def _ask_promise(self, _: SourceObservation) -> None:
-        node, uid = self.record.request.target_node, self.ref.uid
+        node, uid = self.record.request.target_node or "", self.ref.uid
         self._peer = await asyncio.to_thread(self.tools.peers.settle, node, uid, promise=True)
         log.info("migration %s: node %s says: %s", uid, node, self._peer)
         if self._peer is not PeerState.UNDECIDED:
@@ -358,6 +363,7 @@ class SourceSide(Side):
         if self.record.state is SourceState.RELEASED:
             await self.tools.registers.delete_pod(self.ref.namespace, request.pod_name, request.pod_uid)
         node = request.target_node
-        await asyncio.to_thread(self.tools.peers.settle, node, uid, promise=False, settled=True)
+        if node is not None:
+            await asyncio.to_thread(self.tools.peers.settle, node, uid, promise=False, settled=True)
         self.forgotten = True
         self._changed()

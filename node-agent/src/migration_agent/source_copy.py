@@ -184,10 +184,14 @@ class SourceCopy:
             self._go_on()
             raise CopyFailed(
                 Reason.TRANSFER_FAILED,
-                f"The checkpoint did not reach node {side.record.request.target_node}: {error}",
+                f"The checkpoint did not reach {self._where()}: {error}",
             ) from error
         await reach(Failpoint.SOURCE_SENT)
         await side.save(state=SourceState.SENT, sent_at=now())
+
+    def _where(self) -> str:
+        node = self._side.record.request.target_node
+        return f"node {node}" if node else "its store"
 
     async def _end_sending(self) -> None:
         """End a transfer whose checkpoint will never be complete."""

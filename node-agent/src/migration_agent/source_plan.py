@@ -77,6 +77,8 @@ class SourceObservation:
     owes_abort: bool = False
     apart: bool = False
     """The source goes on by itself as soon as it is dumped."""
+    taking: bool = False
+    """There is no target: a checkpoint is taken into a store, and nobody decides anything."""
     let_go: bool = False
     """It does so already: what becomes of its containers is no business of this migration."""
 
@@ -89,6 +91,8 @@ def next_source_step(it: SourceObservation) -> SourceStep:  # noqa: PLR0911  # a
     """Return the one step that is right now."""
     if it.state in ENDED:
         return _after_the_end(it)
+    if it.taking:
+        return _taking(it)
     if it.apart:
         return _apart(it)
     if it.verdict is Verdict.RESUMED:
@@ -149,6 +153,27 @@ def _apart(it: SourceObservation) -> SourceStep:
         stuck = it.expired or it.failed or not it.alive or _half_dumped(it)
         return _go_on(it) if stuck and it.state is not SourceState.ACCEPTED else SourceStep.WAIT
     return _go_on(it)
+
+
+def _taking(it: SourceObservation) -> SourceStep:
+    """Return the step when nobody waits for the checkpoint but its store.
+
+    No register is asked for a decision, so nobody's word is needed to go on; the object only says whether it is wanted.
+    """
+    unwanted = it.verdict is Verdict.GONE or not it.wanted
+    if it.let_go:
+        ended = it.state is SourceState.SENT or it.failed or unwanted
+        return SourceStep.LEAVE if ended else _send(it)
+    if it.state in _DUMPED:
+        return SourceStep.WAIT if it.working else SourceStep.LET_GO
+    if it.state is SourceState.ACCEPTED:
+        if it.working:
+            return SourceStep.WAIT
+        if it.failed or unwanted:
+            return SourceStep.WITHDRAW
+        return SourceStep.COPY if it.verdict is Verdict.UNDECIDED else SourceStep.WAIT
+    stuck = it.expired or it.failed or not it.alive or _half_dumped(it) or unwanted
+    return _go_on(it) if stuck else SourceStep.WAIT
 
 
 def _without_the_source(it: SourceObservation) -> SourceStep:

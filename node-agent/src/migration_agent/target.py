@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+from migration_agent.fetching import Fetching
 from migration_agent.gate import Gate, Gates, Hook
 from migration_agent.gate_messages import GateEvent
 from migration_agent.intake import Intake
@@ -23,6 +24,7 @@ from migration_agent.target_report import target_report
 from migration_agent.ticket import Tickets, TicketState, ticket_for
 from migration_agent.transport.chunks import Seal
 from migration_agent.transport.manifest import ManifestEntry, verify
+from migration_agent.transport.store import StoreOf, no_store
 from migration_agent.vault import Vault
 from migration_api.base import now
 from migration_api.conditions import Reason
@@ -53,6 +55,7 @@ class TargetTools:
     processes: Processes
     node: str
     """The name of this node."""
+    store_of: StoreOf = no_store
 
 
 class TargetSide(Side):
@@ -74,6 +77,7 @@ class TargetSide(Side):
         self._pod = PodState.UNKNOWN
         directory = tools.journal.layout.images(self.ref.uid)
         self.intake = Intake(self.ref.uid, directory, record.request.containers)
+        self._fetching = Fetching(self, tools.store_of)
         self._promise_asked = False
         self._progress_ns: int | None = None
         """When something was held last, or Commit was first known."""
@@ -143,6 +147,7 @@ class TargetSide(Side):
             acknowledged=self.record.acknowledged,
             ours=self._ours(self._seen),
             received=self.record.entries is not None,
+            fetch=self._fetching.due(),
             gate=waiting is not None,
             late=restores.late_gate() is not None,
             restoring=lineup.restoring,
@@ -255,6 +260,11 @@ class TargetSide(Side):
         now_ns = self.tools.clock.boottime_ns()
         return target_report(self.record, self.intake, self._restores, self._ticket_state, now_ns=now_ns)
 
+    async def stop(self) -> None:
+        """Stop looking and fetching; what is held stays held."""
+        await super().stop()
+        await self._fetching.stop()
+
     async def save(self, **changes: Any) -> None:
         """Journal changes; they are on disk, and only then known here, when this returns."""
         async with self._saving:  # gate, peers and the loop all write; none may overwrite another's change
@@ -273,7 +283,7 @@ class TargetSide(Side):
         shipping = self.tools.vault.shipping(self.ref.uid)
         if shipping is None:
             return False
-        seal = Seal(shipping.key_bytes, self.ref.uid)
+        seal = Seal(shipping.key_bytes, self.record.request.sealed_for)
         return verify(seal, self.tools.journal.layout.images(self.ref.uid), entries, self.record.chunk_bytes)
 
     def _any_alive(self) -> bool:
@@ -315,6 +325,7 @@ class TargetSide(Side):
     async def _act(self, step: TargetStep) -> None:
         acts: dict[TargetStep, Callable[[], Awaitable[None]]] = {
             TargetStep.MAKE_TICKET: self._make_ticket,
+            TargetStep.FETCH: self._fetching.begin,
             TargetStep.OPEN: self._open_late_gate,
             TargetStep.RESTORE: self._restore,
             TargetStep.REFUSE: self._refuse_gate,
@@ -389,6 +400,9 @@ class TargetSide(Side):
             PeerUnreachable: the source's agent does not answer: nothing is destroyed.
         """
         source = self.record.request.source_node
+        if source is None:  # what lies in the store is as it was, and nobody is frozen
+            await self._destroy()
+            return
         intact = await asyncio.to_thread(self.tools.peers.intact, source, self.ref.uid)
         if not intact and not anyway:
             log.warning("migration %s: the source is not intact: the restore is tried again", self.ref.uid)
@@ -429,7 +443,8 @@ class TargetSide(Side):
         self.poke()
 
     async def _write_returned(self) -> None:
-        text = self.record.last_error or f"Node {self.tools.node} could not go on; the source goes on."
+        whole = "the source goes on" if self.record.request.source_node else "the stored checkpoint is as it was"
+        text = self.record.last_error or f"Node {self.tools.node} could not go on; {whole}."
         self.take(await self.tools.registers.write_outcome(self.ref, Outcome.RETURNED, text))
         self.poke()
 
@@ -442,7 +457,7 @@ class TargetSide(Side):
 
     async def _end(self, state: TargetState) -> None:
         await asyncio.to_thread(self.tools.journal.wipe_images, self.ref.uid)
-        await asyncio.to_thread(self.tools.vault.wipe, self.ref.uid)
+        await asyncio.to_thread(self.tools.vault.wipe, self.ref.uid, well=state is TargetState.RESUMED)
         await reach(Failpoint.TARGET_WIPED)
         resumed_at = self.record.resumed_at or (now() if state is TargetState.RESUMED else None)
         await self.save(state=state, settled=True, resumed_at=resumed_at)

@@ -19,6 +19,8 @@ class TargetStep(StrEnum):
     """One idempotent act, or none."""
 
     MAKE_TICKET = "make-ticket"
+    FETCH = "fetch"
+    """Nobody sends the checkpoint: fetch it from its store; goes on in the background."""
     OPEN = "open"
     """The copy is complete: let the late gate end, so that the kubelet goes on to the containers."""
     RESTORE = "restore"
@@ -37,7 +39,7 @@ class TargetStep(StrEnum):
     DESTROY = "destroy"
     """Destroy the ticket."""
     RETURN_IF_INTACT = "return-if-intact"
-    """Committed but cannot go on: destroy the ticket when the source says that it could."""
+    """Committed but cannot go on: destroy the ticket when the source says that it could, or when there is none."""
     RETURN_ANYWAY = "return-anyway"
     """Committed and can never go on: destroy the ticket when the source answers at all."""
     CLEAR = "clear"
@@ -66,6 +68,8 @@ class TargetObservation:
     """The object names this node, this pod and that source."""
     received: bool = False
     """The checkpoint lies here, complete and verified, and was received in this boot."""
+    fetch: bool = False
+    """The checkpoint is to be fetched from a store, and is neither here nor on its way."""
     gate: bool = False
     """An interposer waits at the gate, and those of the containers before it are held."""
     late: bool = False
@@ -141,6 +145,8 @@ def _committed(it: TargetObservation) -> TargetStep:
 
 
 def _restore(it: TargetObservation) -> TargetStep:
+    if it.fetch:
+        return TargetStep.FETCH
     if it.late and it.received:
         return TargetStep.OPEN
     ready = it.gate and it.received and it.clear and not it.restoring

@@ -34,6 +34,8 @@ def target_report(
         gate_age_seconds=age,
         at_late_gate=late,
         bytes_received=intake.bytes_received or sum(entry.size for entry in record.entries or ()),
+        bytes_total=record.expected_bytes if record.request.stored else None,
+        began_at=intake.began_at,
         files=record.files,
         received_at=record.received_at,
         held_at=record.held_at,

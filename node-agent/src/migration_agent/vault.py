@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from migration_agent.paths import Layout
 from migration_api.base import Model
-from migration_api.wire import Shipping, StoreAccess
+from migration_api.wire import Shipping, Stays, StoreAccess
 
 _SHIPPING_BYTES = 1024 * 1024
 
@@ -44,6 +44,7 @@ class Vault:
             return
         if kept is not None and kept.key != shipping.key:
             raise OtherKey(f"migration {uid} has another key on this node already")
+        self.layout.clearing(uid).unlink(missing_ok=True)  # of a request that crashed: what comes now must not be lost
         _write(self.layout.shipping(uid), shipping)
 
     def shipping(self, uid: str) -> Shipping | None:
@@ -54,10 +55,14 @@ class Vault:
         except (FileNotFoundError, ValidationError):
             return None
 
-    def wipe(self, uid: str) -> None:
-        """Forget a migration's key; what opens its store is kept until the store is cleared."""
+    def wipe(self, uid: str, *, well: bool = False) -> None:
+        """Forget a migration's key; what opens its store is kept until the store is cleared.
+
+        `well`: it has ended as it should: then a checkpoint that is to be kept is not cleared.
+        """
         kept = self.shipping(uid)
-        if kept is not None and kept.store is not None:
+        stays = kept is not None and (kept.stays is Stays.ALWAYS or (kept.stays is Stays.WHEN_IT_ENDED_WELL and well))
+        if kept is not None and kept.store is not None and not stays:
             _write(self.layout.clearing(uid), kept.store)
             self.owing.set()
         self.layout.shipping(uid).unlink(missing_ok=True)

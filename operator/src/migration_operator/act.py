@@ -14,19 +14,20 @@ from migration_api.failpoints import Failpoint, reach
 from migration_api.migration import Decision, MigrationStatus, Outcome, TcpConnections
 from migration_api.names import FINALIZER
 from migration_api.node import MigrationNode
-from migration_api.wire import Failure, MigrationRef, Shipping, SourceRequest, TargetRequest, Thaw
+from migration_api.wire import Failure, MigrationRef, Shipping, SourceRequest, StoredRef, TargetRequest, Thaw
 from migration_operator.agents import AgentRefused, Agents, AgentUnreachable
 from migration_operator.events import events
 from migration_operator.freeze_budget import effective_freeze_budget
 from migration_operator.generated import late_gate_name, names_of
+from migration_operator.keeping import keep
 from migration_operator.kube import Kube, KubeError
 from migration_operator.node_checks import mismatches
-from migration_operator.observation import AgentView, NodeView, Observation, agent_trouble
+from migration_operator.observation import AgentView, NodeView, Observation, agent_trouble, origin_view
 from migration_operator.owners import devalue, hand_over
 from migration_operator.pods import Json, Pod
 from migration_operator.preflight import room_needed
 from migration_operator.queueing import Queue, claim_of
-from migration_operator.shipping import NoAccess, shipping, store_access
+from migration_operator.shipping import NoAccess, shipping, store_access, stored_shipping
 from migration_operator.step import Action, Step
 from migration_operator.store_probe import try_store
 from migration_operator.target_pod import target_pod
@@ -144,16 +145,19 @@ async def _begin(turn: Turn) -> None:
         raise Incomplete("there is no pod to begin with")
     source = {"nodeName": facts.pod.node_name, "podUID": facts.pod.uid}
     transport = turn.rules.transport(turn.o.migration)
+    if facts.checkpoint is not None:
+        source = {"checkpointUID": facts.checkpoint.metadata.uid}
+        transport = facts.checkpoint.spec.transport
     await _write(turn, {"source": source, "target": {"podName": facts.target_name}, "transport": transport.dump()})
 
 
 async def _create_target(turn: Turn) -> None:
     await _write(turn)
-    o = turn.o
-    if o.source_pod is None or o.source_agent is None:
-        raise Incomplete("there is no source pod to make a target pod from")
-    source = o.source_agent.node
-    excluded = {source.name}
+    o, origin = turn.o, turn.o.origin_pod
+    source = o.source_agent.node if o.source_agent else origin_view(o.checkpoint) if o.checkpoint else None
+    if origin is None or source is None:
+        raise Incomplete("there is no pod to make a target pod from")
+    excluded = set[str]() if o.checkpoint else {source.name}
     if o.migration.spec.target.node_name is None:
         others = [NodeView(n.metadata.name, agent=n) for n in await turn.kube.migration_nodes()]
         excluded |= {other.name for other in others if mismatches(source, other)}
@@ -161,7 +165,15 @@ async def _create_target(turn: Turn) -> None:
     name = o.migration.status.target.pod_name or ""
     try:
         await turn.kube.create_pod(
-            target_pod(o.source_pod, o.migration, name, excluded=excluded, avoided=turn.queue.full(), late=bool(o.late))
+            target_pod(
+                origin,
+                o.migration,
+                name,
+                excluded=excluded,
+                avoided=turn.queue.full(),
+                moved=_containers(o),
+                late=bool(o.late),
+            )
         )
     except KubeError as error:
         if error.status not in _POD_REFUSED:
@@ -178,12 +190,17 @@ async def _without_the_store(turn: Turn, nodes: list[NodeView]) -> set[str]:
     if access is None:
         return set()
     able = [n.agent for n in nodes if n.agent and not agent_trouble(n.agent, turn.o.now)]
-    _, found = await try_store(turn.agents, access, _published(turn.o.source_agent), able)
-    return {answer.node for answer in found if answer.report.problem}
+    if turn.o.source_agent is None and not able:
+        return set()
+    first = _published(turn.o.source_agent) if turn.o.source_agent else able[0]
+    answer, found = await try_store(turn.agents, access, first, [node for node in able if node is not first])
+    return {it.node for it in (*found, *([] if turn.o.source_agent else [answer])) if it.report.problem}
 
 
 async def _shipping(turn: Turn) -> Shipping:
     with _reported():
+        if turn.o.checkpoint is not None:
+            return await stored_shipping(turn.kube, turn.o.checkpoint)
         return await shipping(turn.kube, turn.o.migration, turn.rules.transport(turn.o.migration))
 
 
@@ -206,7 +223,8 @@ async def _record_target(turn: Turn) -> None:
 async def _prepare_target(turn: Turn) -> None:
     await _write(turn)
     o, agent = turn.o, _published(turn.o.target_agent)
-    if o.target_pod is None or o.source_pod is None or o.source_agent is None:
+    origin = o.origin_pod
+    if o.target_pod is None or origin is None:
         raise Incomplete("there is no target pod or no source")
     generated, late = names_of(turn.ref.uid, o.target_pod), late_gate_name(turn.ref.uid)
     request = TargetRequest(
@@ -215,11 +233,12 @@ async def _prepare_target(turn: Turn) -> None:
         pod_uid=o.target_pod.uid,
         containers=_containers(o),
         order=_order(o),
-        source_node=o.source_agent.node.name,
-        freeze_budget_seconds=_freeze_budget(o, o.source_pod),
+        source_node=o.source_agent.node.name if o.source_agent else None,
+        stored=_stored(o),
+        freeze_budget_seconds=_freeze_budget(o, origin),
         shipping=await _shipping(turn),
-        expected_bytes=await _expected_bytes(turn, o.source_pod),
-        init=tuple(name for name in o.target_pod.init_names if name in {*generated, *o.source_pod.init_names}),
+        expected_bytes=await _expected_bytes(turn, origin),
+        init=tuple(name for name in o.target_pod.init_names if name in {*generated, *origin.init_names}),
         generated=generated,
         late_gate=late if late in generated else None,
     )
@@ -257,6 +276,8 @@ async def _put(request: Awaitable[None], reason: Reason, agent: MigrationNode) -
 
 async def _expected_bytes(turn: Turn, source: Pod) -> int:
     """Return what each node needs room for; 0 when there is no agent to ask, or it does not find the pod any more."""
+    if turn.o.checkpoint is not None:
+        return turn.o.checkpoint.status.size_bytes or 0
     view = turn.o.source_agent
     if view is None or view.node.agent is None:
         return 0
@@ -264,13 +285,24 @@ async def _expected_bytes(turn: Turn, source: Pod) -> int:
     return room_needed(facts) if facts else 0
 
 
+def _stored(o: Observation) -> StoredRef | None:
+    """Return what the target's agent is to fetch by itself."""
+    checkpoint = o.checkpoint
+    if checkpoint is None:
+        return None
+    if checkpoint.status.digest is None:
+        raise Incomplete("nobody has looked at the checkpoint in its store")
+    return StoredRef(uid=checkpoint.uid, digest=checkpoint.status.digest)
+
+
 def _order(o: Observation) -> tuple[str, ...]:
-    return o.source_pod.order if o.source_pod else ()
+    return o.origin_pod.order if o.origin_pod else ()
 
 
 def _containers(o: Observation) -> tuple[str, ...]:
     """Return those that move, in the pod's order, whatever the order in which the user named them."""
-    asked = o.migration.spec.containers
+    kept = o.checkpoint.status.source if o.checkpoint else None
+    asked = kept.containers if kept else o.migration.spec.containers
     return tuple(name for name in _order(o) if not asked or name in asked)
 
 
@@ -334,6 +366,11 @@ async def _delete_target(turn: Turn) -> None:
         await turn.kube.delete_pod(turn.o.target_pod)
 
 
+async def _keep(turn: Turn) -> None:
+    kept = await keep(turn.kube, turn.rules, turn.o)
+    await _write(turn, {"checkpoint": kept.dump()})
+
+
 async def _hand_over(turn: Turn) -> None:
     """The source first: the ReplicaSet reads both changes in the order in which they are made."""
     await _write(turn)
@@ -374,6 +411,7 @@ _ACTIONS: dict[Action, Callable[[Turn], Awaitable[None]]] = {
     Action.RETURN: _return,
     Action.SETTLE: _settle,
     Action.DELETE_TARGET: _delete_target,
+    Action.KEEP: _keep,
     Action.HAND_OVER: _hand_over,
     Action.DELETE_SOURCE: _delete_source,
     Action.FORGET: _forget,

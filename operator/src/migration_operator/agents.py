@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from migration_api.base import Model
 from migration_api.node import MigrationNode
+from migration_api.stored import KeepReport, KeepRequest, RemoveReport, RemoveRequest
 from migration_api.wire import (
     ErrorBody,
     MigrationReport,
@@ -28,7 +29,9 @@ M = TypeVar("M", bound=Model)
 REQUEST_SECONDS = 8.0
 """For a request that does not wait: an agent answers at once and works afterwards."""
 
-_PROBE_SECONDS = 30.0
+_STORE_SECONDS = 30.0
+"""For a request that waits for a store."""
+
 _CONNECT_SECONDS = 3.0
 _ANSWER_BYTES = 1024 * 1024
 _NOT_FOUND = 404
@@ -86,11 +89,15 @@ class Agents:
 
     async def probe(self, node: MigrationNode, probe: StoreProbe) -> ProbeReport:
         """Let the agent find out whether a store can be used from its node."""
-        path = "/v1/stores/probe"
-        text = await self._ask(node, "POST", path, body=probe, seconds=_PROBE_SECONDS)
-        if text is None:
-            raise AgentUnreachable(f"POST {path}: not found; is the agent of another version?")
-        return _parse(ProbeReport, text)
+        return await self._post(node, "/v1/stores/probe", probe, ProbeReport)
+
+    async def keep(self, node: MigrationNode, request: KeepRequest) -> KeepReport:
+        """Let the agent see whether a checkpoint is complete in its store, and mark it."""
+        return await self._post(node, "/v1/stored/keep", request, KeepReport)
+
+    async def remove(self, node: MigrationNode, request: RemoveRequest) -> RemoveReport:
+        """Let the agent remove a checkpoint from its store."""
+        return await self._post(node, "/v1/stored/remove", request, RemoveReport)
 
     async def settle(self, node: MigrationNode, uid: str) -> None:
         """Let the agent look at the registers now."""
@@ -99,6 +106,12 @@ class Agents:
     async def forget(self, node: MigrationNode, uid: str) -> None:
         """Let the agent remove what it kept of a settled migration."""
         await self._ask(node, "DELETE", f"/v1/migrations/{uid}")
+
+    async def _post(self, node: MigrationNode, path: str, body: Model, answer: type[M]) -> M:
+        text = await self._ask(node, "POST", path, body=body, seconds=_STORE_SECONDS)
+        if text is None:
+            raise AgentUnreachable(f"POST {path}: not found; is the agent of another version?")
+        return _parse(answer, text)
 
     async def _tell(self, node: MigrationNode, method: str, path: str, body: Model) -> None:
         if await self._ask(node, method, path, body=body) is None:

@@ -56,9 +56,11 @@ def _gave_up(o: Observation) -> Step:
     why, message = cause(o)
     if why is Reason.PREFLIGHT_FAILED:
         return Step(Action.FINISH, why, message)
-    if o.begun and not o.let_go and _source_is_lost(o):
+    if o.begun and not o.let_go and not o.migration.restores and _source_is_lost(o):
         lost = f"the source died during the migration, not by it; {message}"
         return Step(Action.FINISH, Reason.SOURCE_LOST, message if why is Reason.SOURCE_LOST else lost)
+    if o.migration.restores:
+        return Step(Action.FINISH, Reason.NOT_RESTORED, f"{o.migration.subject} is as it was; {message}")
     name = o.migration.spec.pod_name
     return Step(Action.FINISH, Reason.ROLLED_BACK, f"pod {name} runs on as if nothing had happened; {message}")
 
@@ -94,8 +96,9 @@ def go_through(o: Observation) -> Step | None:
         return None
     if o.outcome is not Outcome.RESUMED:
         return _await_the_outcome(o)
-    ended = _leave_the_source(o) if o.clone else _release_the_source(o)
-    return ended or _forget(o, Reason.RELEASING_SOURCE) or _succeeded(o)
+    steps = (_leave_the_source, _keep) if o.clone else (_settle_the_source, _keep, _hand_over, _delete_the_source)
+    step = next((step for rule in steps if (step := rule(o)) is not None), None)
+    return step or _forget(o, Reason.RELEASING_SOURCE) or _succeeded(o)
 
 
 def _await_the_outcome(o: Observation) -> Step:
@@ -104,19 +107,23 @@ def _await_the_outcome(o: Observation) -> Step:
         message = f"committed; the container goes on on {agent.node.name if agent else 'the target node'}"
         return Step(Action.WAIT, Reason.COMMITTED, message)
     if not agent.node.silent(o.now):
-        source = "the source goes on; the agent has to say" if o.clone else "the source stays frozen until it says"
-        return unreachable(agent, f"{source} whether the container runs there")
+        return unreachable(agent, f"{_meanwhile(o)}; the agent has to say whether the container runs there")
     if agent.node.out_of_service:
         return _give_the_target_node_up(o, agent)
     return Step(
         Action.WAIT,
         Reason.TARGET_LOST_AFTER_COMMIT,
-        f"node {agent.node.name} stopped answering after the commit ({agent.problem}); "
-        + ("the source goes on" if o.clone else "the source stays frozen, because the container may run there")
-        + "; bring the node or its agent back, or, when the machine is certainly off and stays off: "
-        f"kubectl taint node {agent.node.name} {OUT_OF_SERVICE}=nodeshutdown:NoExecute",
+        f"node {agent.node.name} stopped answering after the commit ({agent.problem}); {_meanwhile(o)}, because the "
+        "container may run there; bring the node or its agent back, or, when the machine is certainly off and stays "
+        f"off: kubectl taint node {agent.node.name} {OUT_OF_SERVICE}=nodeshutdown:NoExecute",
         stalled=True,
     )
+
+
+def _meanwhile(o: Observation) -> str:
+    if o.migration.restores:
+        return "nothing else is done"
+    return "the source goes on" if o.clone else "the source stays frozen"
 
 
 def _give_the_target_node_up(o: Observation, agent: AgentView) -> Step:
@@ -124,15 +131,16 @@ def _give_the_target_node_up(o: Observation, agent: AgentView) -> Step:
     if o.target_pod is not None and not o.target_pod.deleting:
         message = f"deleting the target pod {o.target_pod.name} on node {agent.node.name}, which is out of service"
         return Step(Action.DELETE_TARGET, Reason.TARGET_LOST_AFTER_COMMIT, message)
+    whole = "the checkpoint is" if o.migration.restores else "the source goes on"
     return Step(
         Action.RETURN,
         Reason.TARGET_RETURNED,
-        f"Node {agent.node.name} was declared out of service after the commit: the source goes on as it was then; what "
-        "the container did on that node is lost and may be done again.",
+        f"Node {agent.node.name} was declared out of service after the commit: {whole} as it was then; what the "
+        "container did on that node is lost and may be done again.",
     )
 
 
-def _release_the_source(o: Observation) -> Step | None:
+def _settle_the_source(o: Observation) -> Step | None:
     agent = o.source_agent
     if not _settled(agent, o.source) and agent is not None:
         if agent.reached:
@@ -140,7 +148,15 @@ def _release_the_source(o: Observation) -> Step | None:
             return Step(Action.SETTLE, Reason.RELEASING_SOURCE, message)
         hint = "the container runs on the target node; the frozen source pod is deleted when the agent is back"
         return unreachable(agent, hint, stalled=agent.node.silent(o.now))
-    return _hand_over(o) or _delete_the_source(o)
+    return None
+
+
+def _keep(o: Observation) -> Step | None:
+    """While the source pod is there to be described, and before the agents forget and the migration's key may go."""
+    kept = o.migration.status.checkpoint
+    if not o.migration.spec.retain or kept.name is not None or kept.message is not None:
+        return None
+    return Step(Action.KEEP, Reason.RELEASING_SOURCE, "making the ContainerCheckpoint of what stays in the store")
 
 
 def _leave_the_source(o: Observation) -> Step | None:
@@ -185,6 +201,11 @@ def _succeeded(o: Observation) -> Step:
         message = (
             f"a clone runs on in pod {target.pod_name} on node {target.node_name}; the source goes on where it was"
         )
+    kept = o.migration.status.checkpoint
+    if kept.name is not None:
+        message += f"; its checkpoint is kept: ContainerCheckpoint {kept.name}"
+    elif kept.message is not None:
+        message += f"; its checkpoint was not kept: {kept.message}"
     return Step(Action.FINISH, Reason.SUCCEEDED, message)
 
 

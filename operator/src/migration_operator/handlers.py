@@ -13,9 +13,11 @@ from typing import Any
 import kopf
 from pydantic import ValidationError
 
+from migration_api.checkpoint import ContainerCheckpoint
 from migration_api.migration import ContainerMigration
-from migration_api.names import FINALIZER, GROUP, LABEL_MIGRATION, MIGRATIONS, NODES, VERSION
+from migration_api.names import CHECKPOINTS, FINALIZER, GROUP, LABEL_MIGRATION, MIGRATIONS, NODES, VERSION
 from migration_operator.agents import Agents
+from migration_operator.checkpoint_keeper import CheckpointKeeper
 from migration_operator.drivers import Drivers
 from migration_operator.expiry import Expiry
 from migration_operator.kube import Kube
@@ -41,17 +43,20 @@ class Context:
     drivers: Drivers = field(init=False)
     labels: NodeLabels = field(init=False)
     expiry: Expiry = field(init=False)
+    keeper: CheckpointKeeper = field(init=False)
 
     def __post_init__(self) -> None:
         self.metrics = Metrics()
         self.drivers = Drivers(self.kube, self.agents, self.metrics, self.rules)
         self.labels = NodeLabels(self.kube)
         self.expiry = Expiry(self.kube)
+        self.keeper = CheckpointKeeper(self.kube, self.agents, self.rules)
 
     def silence(self) -> float:
         """Return how many seconds ago the laziest loop turned."""
         clock = asyncio.get_running_loop().time()
-        return max(self.drivers.oldest_turn(), clock - self.labels.turned_at, clock - self.expiry.turned_at)
+        loops = (self.labels.turned_at, self.expiry.turned_at, self.keeper.turned_at)
+        return max(self.drivers.oldest_turn(), *(clock - turned_at for turned_at in loops))
 
 
 def registry_for(context: Context, login: Any = None) -> kopf.OperatorRegistry:
@@ -73,6 +78,7 @@ def registry_for(context: Context, login: Any = None) -> kopf.OperatorRegistry:
     async def stop(**_: Any) -> None:
         """End the drivers before kopf waits for what it takes for hung tasks."""
         await context.drivers.stop()
+        await context.keeper.stop()
 
     @kopf.on.probe(id="turning", registry=registry, errors=kopf.ErrorsMode.PERMANENT)
     async def turning(**_: Any) -> float:
@@ -99,6 +105,15 @@ def _watch(registry: kopf.OperatorRegistry, context: Context) -> None:
         context.metrics.notice(migration, deleted=type == "DELETED")
         if type != "DELETED":
             context.expiry.notice(migration)
+
+    @kopf.on.event(GROUP, VERSION, CHECKPOINTS, registry=registry)
+    async def checkpoint_changed(type: str | None, body: kopf.Body, **_: Any) -> None:  # noqa: A002  # kopf's name
+        try:
+            checkpoint = ContainerCheckpoint.model_validate(dict(body))
+        except ValidationError as error:
+            log.error("a ContainerCheckpoint is not as its schema says: %s", error)  # noqa: TRY400  no traceback
+            return
+        context.keeper.notice(checkpoint, gone=type == "DELETED")
 
     @kopf.on.event("", "v1", "pods", registry=registry, labels={LABEL_MIGRATION: kopf.PRESENT})
     async def target_pod_changed(labels: kopf.Labels, **_: Any) -> None:

@@ -14,13 +14,16 @@ from typing import Any, Self
 from kubernetes.aio import client, config
 
 from migration_api.base import format_time
+from migration_api.checkpoint import ContainerCheckpoint
 from migration_api.migration import ContainerMigration
-from migration_api.names import API_VERSION, GROUP, LABEL_TARGET_NODE, MIGRATIONS, NODES, VERSION
+from migration_api.names import API_VERSION, CHECKPOINTS, GROUP, LABEL_TARGET_NODE, MIGRATIONS, NODES, VERSION
 from migration_api.node import MigrationNode
 from migration_operator.pods import Json, Pod, mapping, mappings
 
 REQUEST_SECONDS = 10.0
 """For one request; a busy API server answers within a second."""
+
+_Ours = ContainerMigration | ContainerCheckpoint
 
 _MERGE_PATCH = "application/merge-patch+json"
 _CUSTOM = f"/apis/{GROUP}/{VERSION}"
@@ -117,6 +120,39 @@ class Kube:
         metadata = migration.metadata
         await self._delete(_migration_path(metadata.namespace, metadata.name), metadata.uid)
 
+    # --- ContainerCheckpoints
+
+    async def checkpoint(self, namespace: str, name: str) -> ContainerCheckpoint | None:
+        raw = await self._get(_checkpoint_path(namespace, name))
+        return ContainerCheckpoint.model_validate(raw) if raw else None
+
+    async def create_checkpoint(self, manifest: Json) -> None:
+        """Create it; raises as `create_pod`."""
+        await self._request("POST", _checkpoint_path(manifest["metadata"]["namespace"]), body=manifest)
+
+    async def patch_checkpoint_status(self, checkpoint: ContainerCheckpoint, status: Json) -> None:
+        """Merge into the status of this very object.
+
+        Raises:
+            ConflictError: it changed since it was read.
+        """
+        path = f"{_checkpoint_path(checkpoint.metadata.namespace, checkpoint.metadata.name)}/status"
+        await self._patch(path, {"metadata": _precondition(checkpoint, guarded=True), "status": status})
+
+    async def set_checkpoint_finalizers(self, checkpoint: ContainerCheckpoint, finalizers: list[str]) -> None:
+        """Replace the finalizers, provided that the object is as it was read.
+
+        Raises:
+            ConflictError: it changed.
+        """
+        path = _checkpoint_path(checkpoint.metadata.namespace, checkpoint.metadata.name)
+        await self._patch(path, {"metadata": {**_precondition(checkpoint, guarded=True), "finalizers": finalizers}})
+
+    async def delete_checkpoint(self, checkpoint: ContainerCheckpoint) -> None:
+        """Delete this very object; nothing when it is gone."""
+        metadata = checkpoint.metadata
+        await self._delete(_checkpoint_path(metadata.namespace, metadata.name), metadata.uid)
+
     # --- pods
 
     async def pod(self, namespace: str, name: str) -> Pod | None:
@@ -189,8 +225,8 @@ class Kube:
 
     # --- events
 
-    async def event(self, about: ContainerMigration, reason: str, message: str, *, warning: bool, at: datetime) -> None:
-        """Tell what happened to `kubectl describe`; the same event of one migration is written once."""
+    async def event(self, about: _Ours, reason: str, message: str, *, warning: bool, at: datetime) -> None:
+        """Tell what happened to `kubectl describe`; the same event of one object is written once."""
         name = f"{about.metadata.name[:200]}.{about.metadata.uid[:8]}.{reason.lower()}"
         manifest: Json = {
             "apiVersion": "v1",
@@ -198,7 +234,7 @@ class Kube:
             "metadata": {"name": name, "namespace": about.metadata.namespace},
             "involvedObject": {
                 "apiVersion": API_VERSION,
-                "kind": "ContainerMigration",
+                "kind": type(about).__name__,
                 "namespace": about.metadata.namespace,
                 "name": about.metadata.name,
                 "uid": about.metadata.uid,
@@ -276,6 +312,10 @@ def _migration_path(namespace: str, name: str) -> str:
     return f"{_CUSTOM}/namespaces/{namespace}/{MIGRATIONS}/{name}"
 
 
+def _checkpoint_path(namespace: str, name: str | None = None) -> str:
+    return f"{_CUSTOM}/namespaces/{namespace}/{CHECKPOINTS}" + (f"/{name}" if name else "")
+
+
 def _pod_path(namespace: str, name: str | None = None) -> str:
     return f"/api/v1/namespaces/{namespace}/pods" + (f"/{name}" if name else "")
 
@@ -284,6 +324,6 @@ def _secrets_path(namespace: str) -> str:
     return f"/api/v1/namespaces/{namespace}/secrets"
 
 
-def _precondition(migration: ContainerMigration, *, guarded: bool) -> Json:
-    metadata = migration.metadata
+def _precondition(it: _Ours, *, guarded: bool) -> Json:
+    metadata = it.metadata
     return {"uid": metadata.uid, **({"resourceVersion": metadata.resource_version} if guarded else {})}

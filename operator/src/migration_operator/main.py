@@ -35,6 +35,7 @@ async def run() -> None:
     loops = [
         asyncio.create_task(context.labels.run(), name="node labels"),
         asyncio.create_task(context.expiry.run(), name="expiry"),
+        asyncio.create_task(context.keeper.run(), name="retention"),
     ]
     try:
         await kopf.operator(
@@ -50,6 +51,7 @@ async def run() -> None:
             loop.cancel()
         await asyncio.gather(*loops, return_exceptions=True)
         await context.drivers.stop()
+        await context.keeper.stop()
         await agents.close()
         await kube.close()
 

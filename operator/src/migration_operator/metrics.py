@@ -87,7 +87,7 @@ class Metrics(Collector):
         if status.timings.freeze_seconds is not None:
             self._freeze.labels(result).observe(float(status.timings.freeze_seconds))
         # A refusal takes no time worth a histogram: nothing was done.
-        begun = status.source.pod_uid is not None
+        begun = status.source.pod_uid is not None or status.source.checkpoint_uid is not None
         for phase, seconds in phase_seconds(status.timings).items() if begun else ():
             self._phases.labels(phase).observe(seconds)
         self._bytes.inc(status.progress.bytes_done or 0)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from migration_api.checkpoint import ContainerCheckpoint
 from migration_api.conditions import ConditionType
-from migration_api.migration import ContainerMigration, Decision, Outcome
+from migration_api.migration import ContainerMigration, Decision, Metadata, Outcome
 from migration_api.names import FINALIZER
-from migration_api.node import MigrationNode, NodeFacts
+from migration_api.node import MigrationNode, MigrationNodeStatus, NodeFacts
 from migration_api.wire import Failure, MigrationReport, PodFacts, SourceReport, TargetReport
-from migration_operator.pods import Pod
+from migration_operator.pods import Pod, mapping
 from migration_operator.transport_facts import TransportFacts
 
 HEARTBEAT_MAX_AGE = timedelta(seconds=90)
@@ -85,6 +87,27 @@ class AgentView:
         return not self.problem
 
 
+def origin_view(checkpoint: ContainerCheckpoint) -> NodeView:
+    """Return the node that a checkpoint was taken on, as it was then."""
+    source = checkpoint.status.source
+    name = (source.node_name if source else None) or "the node it was taken on"
+    agent = MigrationNode(metadata=Metadata(name=name), status=MigrationNodeStatus(facts=checkpoint.status.node))
+    return NodeView(name, exists=True, agent=agent)
+
+
+def stored_pod(checkpoint: ContainerCheckpoint) -> Pod | None:
+    """Return the pod that a checkpoint was taken from, as it was then; None when that was not kept.
+
+    It is in the checkpoint's own namespace, whatever its description says.
+    """
+    try:
+        kept = mapping(json.loads(checkpoint.status.pod or ""))
+    except ValueError:
+        return None
+    metadata = {**mapping(kept.get("metadata")), "namespace": checkpoint.metadata.namespace}
+    return Pod({**kept, "metadata": metadata}) if kept else None
+
+
 @dataclass(frozen=True)
 class PreflightFacts:
     """What the preflight looks at, beyond the migration itself.
@@ -100,6 +123,8 @@ class PreflightFacts:
         agent_problem: why the source's agent was not reached.
         transport: how the checkpoint is to travel, and what the nodes found when they tried it.
         claims: the access modes of the claims that the pod uses; a claim that is not there has none.
+        checkpoint: what is to be restored from; `pod` is its pod then, and `source` its node, both as they were.
+        key_trouble: why the checkpoint's key cannot be had.
     """
 
     pod: Pod | None
@@ -113,6 +138,8 @@ class PreflightFacts:
     agent_problem: str = ""
     transport: TransportFacts | None = None
     claims: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
+    checkpoint: ContainerCheckpoint | None = None
+    key_trouble: str = ""
 
 
 @dataclass(frozen=True)
@@ -149,6 +176,7 @@ class Observation:
         late: whether the target pod, which is to be created, needs a late gate; None when the source's agent did not
             say how much there is to copy.
         place: whether it is its turn; None when it has not asked yet.
+        checkpoint: what is restored from; None when it is gone, or when a running pod is moved.
     """
 
     now: datetime
@@ -162,6 +190,14 @@ class Observation:
     refusal: Failure | None = None
     late: bool | None = False
     place: Place | None = Place()
+    checkpoint: ContainerCheckpoint | None = None
+
+    @property
+    def origin_pod(self) -> Pod | None:
+        """What the target pod is made from: the source pod, or the one in the checkpoint."""
+        if not self.migration.restores:
+            return self.source_pod
+        return stored_pod(self.checkpoint) if self.checkpoint else None
 
     @property
     def decision(self) -> Decision | None:
@@ -174,7 +210,7 @@ class Observation:
     @property
     def begun(self) -> bool:
         """From here on something may have been touched."""
-        return self.migration.status.source.pod_uid is not None
+        return self.migration.begun
 
     @property
     def adopted(self) -> bool:

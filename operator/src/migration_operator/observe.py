@@ -23,6 +23,7 @@ from migration_operator.observation import (
 )
 from migration_operator.pods import Json, Pod, mapping, mappings
 from migration_operator.preflight import freeze_estimate
+from migration_operator.restore_facts import checkpoint_of, restore_facts
 from migration_operator.rules import Rules
 from migration_operator.shipping import NoAccess, secret_facts, store_access
 from migration_operator.store_probe import try_store
@@ -58,7 +59,7 @@ async def observe(
         return None
     if is_finished(migration):
         return Observation(now(), migration)
-    if migration.status.source.pod_uid is not None:
+    if migration.begun:
         begun = await _begun(kube, agents, migration, refusal)
         return replace(begun, late=await _late(agents, begun, rules))
     if migration.status.decision is Decision.ABORT:
@@ -71,11 +72,12 @@ async def observe(
 
 async def _begun(kube: Kube, agents: Agents, migration: ContainerMigration, refusal: Failure | None) -> Observation:
     namespace, status = migration.metadata.namespace, migration.status
-    source_pod, target_pod, source_agent, target_agent = await asyncio.gather(
-        kube.pod(namespace, migration.spec.pod_name),
+    source_pod, target_pod, source_agent, target_agent, checkpoint = await asyncio.gather(
+        _pod(kube, namespace, migration.spec.pod_name),
         kube.pod(namespace, status.target.pod_name or ""),
-        _agent(kube, agents, status.source.node_name, migration.metadata.uid),
-        _agent(kube, agents, status.target.node_name, migration.metadata.uid),
+        agent_view(kube, agents, status.source.node_name, migration.metadata.uid),
+        agent_view(kube, agents, status.target.node_name, migration.metadata.uid),
+        checkpoint_of(kube, migration),
     )
     ours = (
         target_pod is not None
@@ -91,26 +93,33 @@ async def _begun(kube: Kube, agents: Agents, migration: ContainerMigration, refu
         source_agent=source_agent,
         target_agent=target_agent,
         refusal=refusal,
+        checkpoint=checkpoint,
     )
+
+
+async def _pod(kube: Kube, namespace: str, name: str | None) -> Pod | None:
+    return await kube.pod(namespace, name) if name else None
 
 
 async def _late(agents: Agents, o: Observation, rules: Rules) -> bool | None:
     """Ask the source's agent how much there is to copy, when the target pod is about to be created."""
+    if o.migration.restores:
+        return True  # nobody stands still meanwhile, and a start with all of it here is never too long
     status = o.migration.status
     if status.target.pod_uid or status.decision or o.target_pod or o.source_pod is None or o.source_agent is None:
         return False
-    facts, _ = await _pod_facts(agents, o.source_agent.node, o.source_pod)
+    facts, _ = await pod_facts_of(agents, o.source_agent.node, o.source_pod)
     if facts is None:
         return None
     estimate = freeze_estimate(o.migration, o.source_pod, facts, rules.transport.transport(o.migration))
     return estimate > rules.late_gate_seconds
 
 
-async def _agent(kube: Kube, agents: Agents, name: str | None, uid: str) -> AgentView | None:
+async def agent_view(kube: Kube, agents: Agents, name: str | None, uid: str) -> AgentView | None:
     """Return what the agent on that node says about the migration; None as long as the node is not known."""
     if name is None:
         return None
-    node = await _node(kube, name)
+    node = await node_of(kube, name)
     if node.agent is None:
         return AgentView(node, problem="there is no MigrationNode of that name")
     try:
@@ -119,7 +128,8 @@ async def _agent(kube: Kube, agents: Agents, name: str | None, uid: str) -> Agen
         return AgentView(node, problem=str(problem))
 
 
-async def _node(kube: Kube, name: str) -> NodeView:
+async def node_of(kube: Kube, name: str) -> NodeView:
+    """Return the node of that name, whether or not it exists."""
     raw, agent = await asyncio.gather(kube.node(name), kube.migration_node(name))
     return node_view(name, raw, agent)
 
@@ -142,15 +152,19 @@ async def _preflight(
     kube: Kube, agents: Agents, migration: ContainerMigration, rules: TransportRules
 ) -> PreflightFacts:
     namespace, spec = migration.metadata.namespace, migration.spec
-    pod = await kube.pod(namespace, spec.pod_name)
+    asked = spec.target.node_name
+    if migration.restores:
+        target = await node_of(kube, asked) if asked else None
+        candidates = () if asked else await _candidates(kube)
+        return await restore_facts(kube, agents, migration, rules, target=target, candidates=candidates)
+    pod = await _pod(kube, namespace, spec.pod_name)
     if pod is None:
         return PreflightFacts(pod=None)
     name = name_for(migration, pod.name, pod.migration)
     holder, all_migrations = await asyncio.gather(kube.pod(namespace, name), kube.migrations(namespace))
-    source = await _node(kube, pod.node_name) if pod.node_name else None
-    pod_facts, agent_problem = await _pod_facts(agents, source, pod)
-    asked = spec.target.node_name
-    target = await _node(kube, asked) if asked else None
+    source = await node_of(kube, pod.node_name) if pod.node_name else None
+    pod_facts, agent_problem = await pod_facts_of(agents, source, pod)
+    target = await node_of(kube, asked) if asked else None
     candidates = () if asked else await _candidates(kube)
     transport = TransportFacts(rules.transport(migration), rules)
     return PreflightFacts(
@@ -167,14 +181,15 @@ async def _preflight(
         ),
         pod_facts=pod_facts,
         agent_problem=agent_problem,
-        claims=await _claims(kube, pod),
+        claims=await claims_of(kube, pod),
         transport=await _transport(
             kube, agents, namespace, transport, source=source, targets=(target,) if target else candidates
         ),
     )
 
 
-async def _claims(kube: Kube, pod: Pod) -> dict[str, frozenset[str]]:
+async def claims_of(kube: Kube, pod: Pod) -> dict[str, frozenset[str]]:
+    """Return the access modes of the claims that a pod uses; a claim that is not there has none."""
     names = sorted(set(pod.claims.values()))
     found = await asyncio.gather(*(kube.claim(pod.namespace, name) for name in names))
     return {
@@ -207,7 +222,7 @@ async def _transport(
     return replace(facts, source=answer, targets=found)
 
 
-async def _pod_facts(agents: Agents, source: NodeView | None, pod: Pod) -> tuple[PodFacts | None, str]:
+async def pod_facts_of(agents: Agents, source: NodeView | None, pod: Pod) -> tuple[PodFacts | None, str]:
     """Return what the source's agent finds, or why it was not asked or did not answer."""
     if source is None or source.agent is None:
         return None, "there is no agent to ask"

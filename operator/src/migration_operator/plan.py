@@ -15,11 +15,13 @@ from migration_api.wire import SourceState, TargetState
 from migration_operator import preflight
 from migration_operator.endings import go_back, go_through, unreachable
 from migration_operator.node_checks import mismatches
-from migration_operator.observation import Observation
+from migration_operator.observation import Observation, origin_view
 from migration_operator.step import Action, Step
 
 GATE_MAX_AGE_SECONDS = 30.0
 """The kubelet allows a start 2 minutes: what is frozen at a younger gate has 90 s to be restored."""
+
+_RESTORING = {TargetState.RECEIVED, TargetState.RESTORING, TargetState.HELD, TargetState.RESUMING}
 
 Rule = Callable[[Observation], Step | None]
 
@@ -59,7 +61,7 @@ def abort_when_late(o: Observation) -> Step | None:
 
 def abort_when_the_source_is_lost(o: Observation) -> Step | None:
     """Unless the target holds everything already: then the container goes on there; or the source is left running."""
-    if not o.begun or o.let_go:
+    if not o.begun or o.let_go or o.migration.restores:
         return None
     name = o.migration.spec.pod_name
     if o.source_pod is None:
@@ -69,6 +71,17 @@ def abort_when_the_source_is_lost(o: Observation) -> Step | None:
     held = o.target is not None and o.target.state is TargetState.HELD
     if o.source_pod.ended and not held:
         return _abort(Reason.SOURCE_LOST, f"pod {name} ended by itself ({o.source_pod.phase}) before the commit")
+    return None
+
+
+def abort_when_the_checkpoint_is_gone(o: Observation) -> Step | None:
+    """What the target node has fetched and verified needs it no more."""
+    if not o.begun or not o.migration.restores or (o.target is not None and o.target.received_at is not None):
+        return None
+    name = o.migration.spec.checkpoint_name
+    if o.origin_pod is None or (o.checkpoint is not None and o.checkpoint.deleting):
+        message = f"the ContainerCheckpoint {name} was deleted before all of it was fetched"
+        return _abort(Reason.TRANSFER_FAILED, message)
     return None
 
 
@@ -102,8 +115,9 @@ def abort_when_the_target_pod_fails(o: Observation) -> Step | None:
     if pod.ended:
         trouble = pod.trouble() or f"it is {pod.phase}"
         return _abort(Reason.TARGET_FAILED, f"the target pod {pod.name} cannot start on {pod.node_name}: {trouble}")
-    if o.source_agent and o.target_agent and o.source is None:
-        unlike = mismatches(o.source_agent.node, o.target_agent.node)
+    origin = o.source_agent.node if o.source_agent else origin_view(o.checkpoint) if o.checkpoint else None
+    if origin and o.target_agent and o.source is None and o.target is None:
+        unlike = mismatches(origin, o.target_agent.node)
         if unlike:
             return _abort(Reason.TARGET_FAILED, " ".join(problem.message for problem in unlike))
     return None
@@ -179,6 +193,19 @@ def tell_the_target(o: Observation) -> Step | None:
     return None
 
 
+def restore_without_a_source(o: Observation) -> Step | None:
+    """Nothing stands still meanwhile: the target's agent fetches, and lets the containers start when all is there."""
+    if not o.migration.restores or o.target is None:
+        return None
+    if o.target.state in _RESTORING:
+        return Step(Action.WAIT, Reason.RESTORING, "the target node restores the container and holds it before it runs")
+    if o.target.state is TargetState.RECEIVING:
+        return Step(Action.WAIT, Reason.TRANSFERRING, "the target node fetches the checkpoint from its store")
+    trouble = o.target_pod.trouble() if o.target_pod else ""
+    pod = o.migration.status.target.pod_name
+    return _preparing(f"the target pod {pod} is starting: {trouble or 'image, volumes and network are prepared'}")
+
+
 def reach_the_gate(o: Observation) -> Step | None:
     """The freeze starts only at a gate that leaves time enough to restore, or at the late gate, which has no limit."""
     if o.source is not None or o.let_go or o.target is None or o.target.at_late_gate:
@@ -207,9 +234,6 @@ def move(o: Observation) -> Step | None:
     return None
 
 
-_RESTORING = {TargetState.RECEIVED, TargetState.RESTORING, TargetState.HELD, TargetState.RESUMING}
-
-
 def wait_for_the_decision(o: Observation) -> Step:
     if o.target is not None and o.target.state in _RESTORING:
         return Step(Action.WAIT, Reason.RESTORING, "the target node restores the container and holds it before it runs")
@@ -226,6 +250,7 @@ RULES: tuple[Rule, ...] = (
     abort_when_asked,
     abort_when_late,
     abort_when_the_source_is_lost,
+    abort_when_the_checkpoint_is_gone,
     abort_when_an_agent_cannot,
     abort_when_the_target_pod_fails,
     wait_for_the_turn,
@@ -233,6 +258,7 @@ RULES: tuple[Rule, ...] = (
     begin_when_its_turn_has_come,
     prepare_the_target_first,
     tell_the_target,
+    restore_without_a_source,
     reach_the_gate,
     move,
     wait_for_the_decision,

@@ -17,6 +17,7 @@ from migration_operator.node_checks import Problem, mismatches, node_problems, u
 from migration_operator.observation import NodeView, PreflightFacts
 from migration_operator.owners import objection
 from migration_operator.pods import Pod, mapping, mappings
+from migration_operator.restore_preflight import restore_problems
 from migration_operator.transport_checks import transport_problems
 
 FREEZE_BASE_SECONDS = 1.0
@@ -60,11 +61,28 @@ class _Case:
 def problems(migration: ContainerMigration, facts: PreflightFacts, now: datetime) -> tuple[Problem, ...]:
     """Return everything that stands against the migration; nothing when it may begin."""
     spec = migration.spec
+    if migration.restores:
+        return restore_problems(migration, facts, now)
     if facts.pod is None:
         what = f"there is no pod {spec.pod_name} in namespace {migration.metadata.namespace}"
         return (Problem(Why.POD_NOT_FOUND, what),)
     case = _Case(migration, facts, facts.pod, now)
     return tuple(problem for check in _CHECKS for problem in check(case))
+
+
+def taking_problems(migration: ContainerMigration, facts: PreflightFacts, now: datetime) -> tuple[Problem, ...]:
+    """Return everything that stands against taking a checkpoint of a running pod, which stays where it is.
+
+    Args:
+        migration: what would move the pod in the same way; nothing of it but its specification exists.
+        facts: what was found; no target.
+        now: when.
+    """
+    if facts.pod is None:
+        what = f"there is no pod {migration.spec.pod_name} in namespace {migration.metadata.namespace}"
+        return (Problem(Why.POD_NOT_FOUND, what),)
+    case = _Case(migration, facts, facts.pod, now)
+    return tuple(problem for check in _TAKING_CHECKS for problem in check(case))
 
 
 def _incarnation(case: _Case) -> Iterator[Problem]:
@@ -199,6 +217,12 @@ def _nodes(case: _Case) -> Iterator[Problem]:
         yield from _room(case, source)
 
 
+def _source_node(case: _Case) -> Iterator[Problem]:
+    if case.facts.source:
+        yield from node_problems(case.facts.source, "the pod's", case.now, must_schedule=False)
+        yield from _room(case, case.facts.source)
+
+
 def _candidates(case: _Case, source: NodeView) -> Iterator[Problem]:
     others = [node for node in case.facts.candidates if node.name != source.name]
     reasons = {node.name: unfit(source, node, case.now) for node in others}
@@ -330,5 +354,18 @@ _CHECKS: tuple[Callable[[_Case], Iterator[Problem]], ...] = (
     _rivals,
     _freeze,
     _connections,
+    _transport,
+)
+
+_TAKING_CHECKS: tuple[Callable[[_Case], Iterator[Problem]], ...] = (
+    _incarnation,
+    _running,
+    _containers,
+    _namespaces,
+    _volumes,
+    _runtime_class,
+    _source_node,
+    _rivals,
+    _freeze,
     _transport,
 )

@@ -55,7 +55,7 @@ class Claim:
     Attributes:
         uid: the migration's.
         created: the object's creation, which is its place in the queue.
-        source: the node it leaves.
+        source: the node it leaves; empty when it leaves none, being restored from a checkpoint.
         targets: the nodes that it may go to: the one asked for, or those that the scheduler may pick.
     """
 
@@ -81,11 +81,12 @@ class Seat:
 def claim_of(migration: ContainerMigration, facts: PreflightFacts, now: datetime) -> Claim:
     """Return what this migration asks for, once nothing stands against it."""
     source, target = facts.source, facts.target
-    fit = [target] if target else [n for n in facts.candidates if source and n.name != source.name]
+    restores = migration.restores
+    fit = [target] if target else [n for n in facts.candidates if source and (restores or n.name != source.name)]
     return Claim(
         uid=migration.metadata.uid,
         created=migration.metadata.creation_timestamp or now,
-        source=source.name if source else "",
+        source=source.name if source and not restores else "",
         targets=frozenset(n.name for n in fit if target or (source and not unfit(source, n, now))),
     )
 
@@ -126,7 +127,7 @@ def places(seats: Collection[Seat], claims: Iterable[Claim], limits: Limits) -> 
             continue
         waiting += 1
         found[claim.uid] = Place(waiting, why)
-        reserved.add(claim.source)
+        reserved |= {claim.source} - {""}
         if not _with_room(taken, reserved, claim.targets, limits):
             reserved |= claim.targets
     return found
@@ -135,13 +136,13 @@ def places(seats: Collection[Seat], claims: Iterable[Claim], limits: Limits) -> 
 def seat_for(claim: Claim) -> Seat:
     """Return what a claim occupies once it is granted."""
     one = claim.targets if len(claim.targets) == 1 else frozenset[str]()
-    return Seat(frozenset({claim.source}) | one, anywhere=not one)
+    return Seat(frozenset({claim.source} - {""}) | one, anywhere=not one)
 
 
 def _in_the_way(taken: Collection[Seat], reserved: set[str], claim: Claim, limits: Limits) -> str:
     if len(taken) >= limits.cluster:
         return f"{len(taken)} migrations run in the cluster, which may have {limits.cluster}"
-    if not _with_room(taken, reserved, {claim.source}, limits):
+    if claim.source and not _with_room(taken, reserved, {claim.source}, limits):
         return _full(taken, claim.source, limits)
     if not _with_room(taken, reserved, claim.targets, limits):
         return "; ".join(_full(taken, node, limits) for node in sorted(claim.targets)[:3]) or "no node fits"
@@ -183,8 +184,8 @@ class Queue:
     def resume(self, migrations: Iterable[ContainerMigration]) -> None:
         """Count what runs already; `migrations`: all of the cluster, as they were when this operator had started."""
         for migration in migrations:
-            uid, begun = migration.metadata.uid, migration.status.source.pod_uid is not None
-            if begun and not is_finished(migration) and uid not in self._left:
+            uid = migration.metadata.uid
+            if migration.begun and not is_finished(migration) and uid not in self._left:
                 self._seats.setdefault(uid, _seat(migration))
         self._left.clear()
         self.known = True

@@ -12,6 +12,7 @@ import os
 
 from pydantic import SecretStr, ValidationError
 
+from migration_api.checkpoint import ContainerCheckpoint
 from migration_api.migration import ContainerMigration
 from migration_api.names import API_VERSION, LABEL_MIGRATION
 from migration_api.transport import (
@@ -23,7 +24,7 @@ from migration_api.transport import (
     ObjectStore,
     Transport,
 )
-from migration_api.wire import KEY_BYTES, Shipping, StoreAccess
+from migration_api.wire import KEY_BYTES, Shipping, Stays, StoreAccess
 from migration_operator.kube import ConflictError, Kube
 from migration_operator.pods import Json, mapping
 from migration_operator.transport_facts import SecretFacts
@@ -31,6 +32,10 @@ from migration_operator.transport_facts import SecretFacts
 
 class NoAccess(Exception):
     """The key or the credentials cannot be had; the message is for an admin and holds no values."""
+
+
+class NoKey(NoAccess):
+    """The Secret with a checkpoint's key is not there."""
 
 
 async def shipping(kube: Kube, migration: ContainerMigration, transport: Transport) -> Shipping:
@@ -43,7 +48,22 @@ async def shipping(kube: Kube, migration: ContainerMigration, transport: Transpo
     return Shipping(
         key=await _key(kube, migration),
         store=await store_access(kube, migration.metadata.namespace, transport),
+        stays=Stays.WHEN_IT_ENDED_WELL if migration.spec.retain else Stays.NEVER,
         bytes_per_second=transport.bytes_per_second,
+    )
+
+
+async def stored_shipping(kube: Kube, checkpoint: ContainerCheckpoint) -> Shipping:
+    """Return what a target gets that fetches a kept checkpoint: it leaves what lies in the store as it is.
+
+    Raises:
+        NoAccess: a Secret is not what it must be, or is missing.
+        KubeError: the API server could not be asked.
+    """
+    return Shipping(
+        key=await stored_key(kube, checkpoint),
+        store=await store_access(kube, checkpoint.metadata.namespace, checkpoint.spec.transport),
+        stays=Stays.ALWAYS,
     )
 
 
@@ -108,6 +128,62 @@ async def _key(kube: Kube, migration: ContainerMigration) -> SecretStr:
     return _checked_key(name, metadata.uid, found)
 
 
+async def copy_key(kube: Kube, migration: ContainerMigration, checkpoint: ContainerCheckpoint) -> str:
+    """Give a kept checkpoint a Secret of its own with its key, and return the Secret's name.
+
+    The checkpoint owns it: the Secret outlives the migration, and goes with the checkpoint.
+
+    Raises:
+        NoAccess: the migration's key is not there any more, or another Secret has the name.
+        KubeError: the API server could not be asked, or refuses it.
+    """
+    theirs = key_secret_name(migration.metadata.uid)
+    secret = await kube.secret(migration.metadata.namespace, theirs)
+    ours = await kube.secret(checkpoint.metadata.namespace, f"checkpoint-key-{checkpoint.uid.lower()}")
+    if secret is None and ours is None:
+        raise NoAccess(f"the Secret {theirs} with its key was deleted: nobody can read the checkpoint any more")
+    key = "" if secret is None else _checked_key(theirs, checkpoint.uid, secret).get_secret_value()
+    return await make_key(kube, checkpoint, key)
+
+
+async def make_key(kube: Kube, checkpoint: ContainerCheckpoint, key: str) -> str:
+    """Give a checkpoint that is about to be taken a Secret with this key, unless it has one; return its name.
+
+    Raises:
+        NoAccess: another Secret has the name.
+        KubeError: the API server could not be asked, or refuses it.
+    """
+    metadata = checkpoint.metadata
+    name = f"checkpoint-key-{checkpoint.uid.lower()}"
+    found = await kube.secret(metadata.namespace, name)
+    if found is None:
+        owner = {"kind": "ContainerCheckpoint", "name": metadata.name, "uid": metadata.uid}
+        try:
+            found = await kube.create_secret(_secret(name, metadata.namespace, checkpoint.uid, owner, key))
+        except ConflictError:
+            found = await kube.secret(metadata.namespace, name)
+    if found is None:
+        raise NoAccess(f"the Secret {name} with its key was deleted while it was being made")
+    _checked_key(name, checkpoint.uid, found)
+    return name
+
+
+async def stored_key(kube: Kube, checkpoint: ContainerCheckpoint) -> SecretStr:
+    """Return the key of a checkpoint that lies in a store, in base64.
+
+    Raises:
+        NoKey: its Secret is not there.
+        NoAccess: the Secret is not what it must be.
+        KubeError: the API server could not be asked.
+    """
+    name = checkpoint.status.key_secret or ""
+    secret = await kube.secret(checkpoint.metadata.namespace, name)
+    if secret is None:
+        what = f"there is no Secret {name} in namespace {checkpoint.metadata.namespace}: it holds the checkpoint's key"
+        raise NoKey(f"{what}; create it anew from your copy, see docs/checkpoints.md")
+    return _checked_key(name, checkpoint.uid, secret)
+
+
 def key_secret_name(uid: str) -> str:
     """Return the name of the Secret with a migration's key."""
     return f"migration-key-{uid.lower()}"
@@ -115,15 +191,19 @@ def key_secret_name(uid: str) -> str:
 
 def _key_secret(migration: ContainerMigration, key: str) -> Json:
     metadata = migration.metadata
-    owner = {"apiVersion": API_VERSION, "kind": "ContainerMigration", "name": metadata.name, "uid": metadata.uid}
+    owner = {"kind": "ContainerMigration", "name": metadata.name, "uid": metadata.uid}
+    return _secret(key_secret_name(metadata.uid), metadata.namespace, metadata.uid, owner, key)
+
+
+def _secret(name: str, namespace: str, uid: str, owner: Json, key: str) -> Json:
     return {
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": {
-            "name": key_secret_name(metadata.uid),
-            "namespace": metadata.namespace,
-            "labels": {LABEL_MIGRATION: metadata.uid},
-            "ownerReferences": [owner],
+            "name": name,
+            "namespace": namespace,
+            "labels": {LABEL_MIGRATION: uid},
+            "ownerReferences": [{"apiVersion": API_VERSION, **owner}],
         },
         "type": KEY_SECRET_TYPE,
         "immutable": True,
@@ -134,14 +214,17 @@ def _key_secret(migration: ContainerMigration, key: str) -> Json:
 def _checked_key(name: str, uid: str, secret: Json) -> SecretStr:
     labels = mapping(mapping(secret.get("metadata")).get("labels"))
     if secret.get("type") != KEY_SECRET_TYPE or labels.get(LABEL_MIGRATION) != uid:
-        raise NoAccess(f"the Secret {name} was not made by the operator; delete it")
+        what = f"must have the type {KEY_SECRET_TYPE} and the label {LABEL_MIGRATION}={uid}"
+        raise NoAccess(f"the Secret {name} was not made by the operator, or for another key: it {what}")
     key = str(mapping(secret.get("data")).get(KEY_SECRET_FIELD) or "")
     try:
         size = len(base64.b64decode(key, validate=True))
     except (binascii.Error, ValueError):
         size = 0
     if size != KEY_BYTES:
-        raise NoAccess(f"the Secret {name} holds no key of {KEY_BYTES} bytes; delete it and create the migration anew")
+        raise NoAccess(
+            f"the Secret {name} holds no key of {KEY_BYTES} bytes in its field {KEY_SECRET_FIELD}; delete it"
+        )
     return SecretStr(key)
 
 

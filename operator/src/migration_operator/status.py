@@ -51,7 +51,7 @@ def patch(old: MigrationStatus, new: MigrationStatus) -> Json:
 def _phase(step: Step) -> str:
     if step.stalled:
         return "Stalled"
-    failed = {Reason.PREFLIGHT_FAILED, Reason.SOURCE_LOST}
+    failed = {Reason.PREFLIGHT_FAILED, Reason.SOURCE_LOST, Reason.NOT_RESTORED}
     if step.action is Action.FINISH and step.reason in failed:
         return "Failed"
     if step.action is Action.PROPOSE_ABORT:
@@ -62,9 +62,10 @@ def _phase(step: Step) -> str:
 def _progress(o: Observation) -> Progress:
     """Keep what is known when an agent has forgotten it; the rate changes only with the bytes."""
     old, source, target = o.migration.status.progress, o.source, o.target
-    total = source.bytes_total if source and source.bytes_total is not None else old.bytes_total
+    known = source.bytes_total if source else target.bytes_total if target else None
+    total = known if known is not None else old.bytes_total
     done = max(target.bytes_received if target else 0, old.bytes_done or 0) or None
-    began = source.frozen_at if source else None
+    began = source.frozen_at if source else target.began_at if target else None
     rate, left = old.bytes_per_second, None
     if done is not None and began is not None and done != old.bytes_done:
         seconds = ((target and target.received_at) or o.now) - began
@@ -197,6 +198,10 @@ def _files(o: Observation) -> str:
 
 def _closing(o: Observation) -> str:
     """Say which connections the move costs."""
+    if o.migration.restores:
+        taken = o.checkpoint.status.created_at if o.checkpoint else None
+        when = f" It is of {taken:%Y-%m-%d %H:%M:%S} UTC." if taken else ""
+        return _noted(o, ConditionType.CHECKPOINTED) or f"There is no source: {o.migration.subject} is used.{when}"
     if o.source is None or o.source.connections is None:
         return _noted(o, ConditionType.CHECKPOINTED)
     found = o.source.connections
@@ -220,7 +225,9 @@ def _staying(found: Connections) -> str:
     )
 
 
-def _left_running(o: Observation) -> str:
+def _left_alone(o: Observation) -> str:
+    if o.migration.restores:
+        return "There was no source."
     if not o.clone:
         return ""
     return f"Pod {o.migration.spec.pod_name} goes on since its checkpoint was complete; nothing of it was ended."
@@ -229,7 +236,7 @@ def _left_running(o: Observation) -> str:
 _NOTES = {
     ConditionType.TARGET_PREPARED: _files,
     ConditionType.CHECKPOINTED: _closing,
-    ConditionType.SOURCE_RELEASED: _left_running,
+    ConditionType.SOURCE_RELEASED: _left_alone,
 }
 """What is said of steps that are passed."""
 

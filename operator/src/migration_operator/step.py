@@ -48,6 +48,8 @@ class Action(StrEnum):
     RETURN = "Return"
     """Write Returned for a target node that an admin has declared out of service."""
     DELETE_TARGET = "DeleteTarget"
+    KEEP = "Keep"
+    """Make the ContainerCheckpoint that the migration is to leave."""
     HAND_OVER = "HandOver"
     """Let the source's ReplicaSet have the target pod for its own, and take the source for the one too many."""
     DELETE_SOURCE = "DeleteSource"

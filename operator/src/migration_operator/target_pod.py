@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from migration_api.migration import ContainerMigration, Target
 from migration_api.names import (
@@ -52,16 +52,18 @@ def target_pod(
     *,
     excluded: Iterable[str],
     avoided: Iterable[str] = (),
+    moved: Sequence[str] = (),
     late: bool = False,
 ) -> Json:
     """Return the manifest to create.
 
     Args:
-        source: the running pod.
+        source: the running pod, or the one in a checkpoint.
         migration: what it is created for.
         name: the target pod's name.
         excluded: nodes that it must not be scheduled to: the source's, and those that could not restore it.
         avoided: nodes that it should be scheduled to only when no other fits: those that are busy.
+        moved: the containers that go on with their state; none: what the migration says.
         late: whether it gets a late gate.
     """
     spec = copy.deepcopy(source.spec)
@@ -75,8 +77,8 @@ def target_pod(
         spec["initContainers"] = without_generated(mappings(spec["initContainers"]), source.migration)
     for container in _all_containers(spec):
         _adapt_container(container, source)
-    add_generated(spec, migration.spec.containers or source.order, migration.metadata.uid, late=late)
-    clone = migration.spec.leave_source_running
+    add_generated(spec, moved or migration.spec.containers or source.order, migration.metadata.uid, late=late)
+    clone = migration.spec.leave_source_running or migration.restores
     owner = {} if clone else set_aside(source)
     return {
         "apiVersion": "v1",

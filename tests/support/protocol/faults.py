@@ -29,6 +29,8 @@ def people(w: World) -> Edges:
         if not w.late and w.begun:
             yield "the deadline passes", w._replace(late=True)
         yield "somebody deletes the object and its finalizer", w._replace(exists=False, adopted=False)
+    if w.restore and w.stored:
+        yield "somebody deletes the ContainerCheckpoint", w._replace(stored=False)
     if w.target_pod == "unscheduled":
         yield "somebody deletes the target pod", w._replace(target_pod="", meddled=True)
     if w.target_pod == "scheduled":

@@ -43,6 +43,8 @@ def _ending(before: World, after: World) -> str:
     """The last word that an admin reads must be true when it is written."""
     if before.finished or not after.finished or before.s_silent or before.t_silent:
         return ""
+    if after.finished == Reason.SUCCEEDED and after.retain and not after.kept:
+        return "Succeeded, and the checkpoint that was to stay has no ContainerCheckpoint"
     if after.finished == Reason.SUCCEEDED:
         there = after.clone or not after.source_pod
         return "" if after.outcome == "Resumed" and there else "Succeeded, and the source pod is there"
@@ -63,11 +65,16 @@ def left_over(w: World) -> str:
         (w.source_pod == "deleting" or w.target_pod == "deleting", "a pod is being deleted"),
         (w.ticket != "none" and not w.target_pod, "a ticket is there"),
         (bool(w.target_pod) and not w.runs and not _never_told(w), "a target pod is there that never runs"),
-        (not w.source_runs and not w.runs and not w.meddled, "I4: nothing runs"),
+        (not w.source_runs and not w.runs and not w.meddled and not _nothing_restored(w), "I4: nothing runs"),
         (not w.source_runs and bool(w.source_pod), "the source pod does not run"),
         (_lost(w), "I2: it runs, but without its memory"),
     ]
     return ", ".join(words for wrong, words in found if wrong)
+
+
+def _nothing_restored(w: World) -> bool:
+    """Without a source nothing runs when the restore was given up, and nobody was told otherwise."""
+    return w.restore and (w.finished != Reason.SUCCEEDED or w.excused)
 
 
 def _never_told(w: World) -> bool:

@@ -11,6 +11,7 @@ from migration_api.names import FINALIZER
 from migration_api.wire import Failure, SourceReport, SourceState, TargetReport, TargetState
 from migration_operator.observation import AgentView, Observation
 from migration_operator.step import Action
+from support.checkpoints import RESTORABLE, checkpoint
 from support.controller import NOW, SOURCE, TARGET, agent, begun, migration, preflight_facts, source_pod, target_pod
 from support.protocol.api import conclude, decide, delete_source, delete_target
 from support.protocol.rules import Rules
@@ -19,6 +20,7 @@ from support.protocol.target import forget_target, put_target, target_report
 from support.protocol.world import Edges, Plan, World
 
 DELETION: dict[str, Any] = {"metadata": {"deletionTimestamp": "2026-05-04T12:00:00Z"}}
+CHECKPOINT = checkpoint(ready="True", status=RESTORABLE)
 LONG_AGO = NOW - timedelta(days=1)
 
 View = tuple[str, bool, bool, bool] | None
@@ -51,6 +53,10 @@ def sight(w: World) -> tuple[Any, ...]:
         w.t_silent,
         w.t_power == "declared",
         w.clone,
+        w.retain,
+        w.kept,
+        w.restore,
+        w.stored,
     )
 
 
@@ -58,13 +64,23 @@ def sight(w: World) -> tuple[Any, ...]:
 def observe(seen: tuple[Any, ...]) -> Observation:
     """Build the real observation."""
     decision, outcome, adopted, has_begun, recorded, cancelled, deleted, cause, lost_noted, finished = seen[:10]
-    late, refused, here, there, source, target, s_silent, t_silent, declared, clone = seen[10:]
+    late, refused, here, there, source, target, s_silent, t_silent, declared, clone, retain, kept = seen[10:22]
+    restore, stored = seen[22:]
     status = _status(decision, outcome, has_begun, recorded, cause, lost_noted, finished)
+    if restore and has_begun:
+        status["source"] = {"checkpointUID": CHECKPOINT.metadata.uid}
+    if kept:
+        status["checkpoint"] = {"name": "redis-kept"}
     if late:
         status["timings"] = {"startedAt": LONG_AGO}
     the_object = migration(
         status=status,
-        spec={"cancel": cancelled, "leaveSourceRunning": clone},
+        spec={
+            "cancel": cancelled,
+            "leaveSourceRunning": clone,
+            "retain": retain,
+            **({"checkpointName": "kept"} if restore else {}),
+        },
         finalizers=(FINALIZER,) if adopted else (),
         deletion_timestamp=NOW if deleted else None,
     )
@@ -75,6 +91,9 @@ def observe(seen: tuple[Any, ...]) -> Observation:
         "scheduled": target_pod(),
         "deleting": target_pod(**DELETION),
     }[there]
+    if not has_begun and restore:
+        facts = preflight_facts(pod=source_pod(), checkpoint=CHECKPOINT if stored else None, pod_facts=None)
+        return Observation(NOW, the_object, preflight=facts)
     if not has_begun:
         return Observation(NOW, the_object, preflight=preflight_facts(pod=from_pod))
     why = Failure(reason=Reason.CHECKPOINT_FAILED, message="it failed")
@@ -83,7 +102,9 @@ def observe(seen: tuple[Any, ...]) -> Observation:
         the_object,
         source_pod=from_pod,
         target_pod=to_pod,
-        source_agent=_source_agent(source, s_silent, why),
+        source_agent=None if restore else _source_agent(source, s_silent, why),
+        late=restore,
+        checkpoint=CHECKPOINT if restore and stored else None,
         target_agent=_target_agent(target, t_silent, declared, why) if recorded else None,
         refusal=why if refused else None,
     )
@@ -203,6 +224,8 @@ def _act(w: World, planned: Plan, rules: Rules) -> World:  # noqa: PLR0911, PLR0
             return conclude(w, "Returned", rules) if w.t_power == "declared" else w
         case Action.DELETE_TARGET:
             return delete_target(w)
+        case Action.KEEP:
+            return w._replace(kept=True)
         case Action.DELETE_SOURCE:
             return delete_source(w)
         case Action.FORGET:

@@ -24,7 +24,7 @@ def put_target(w: World) -> World:
         return w
     if w.buried or w.ticket in {"resuming", "destroyed"}:
         return w._replace(o_refused=True)
-    return blank_target(w)._replace(t_state="Prepared", t_prepared=True, ticket="pending")
+    return blank_target(w)._replace(t_state="Prepared", t_prepared=True, ticket="pending", t_acked=w.restore)
 
 
 def blank_target(w: World) -> World:
@@ -116,6 +116,7 @@ def _look(w: World, rules: Rules) -> Edges:
     it = _observation(
         w.t_state, known, w.ticket, w.t_settled, w.t_acked, w.t_entries, gate, _is_restoring(w), held,
         w.orphan not in WITH_A_HOOK, is_dead(w), pod, w.t_asked, waited and known == "commit", w.t_failed,
+        w.restore and not w.t_entries and not w.t_failed,
     )  # fmt: skip
     step = rules.target_step(it)
     looked = w._replace(t_known=known, t_pod=pod, t_waited=waited)
@@ -133,7 +134,7 @@ def _is_restoring(w: World) -> bool:
 @cache
 def _observation(  # noqa: PLR0917  # a key
     state: str, known: str, ticket: str, settled: bool, acked: bool, received: bool, gate: bool, restoring: bool,
-    held: bool, clear: bool, dead: bool, pod: str, asked: bool, waited: bool, failed: bool,
+    held: bool, clear: bool, dead: bool, pod: str, asked: bool, waited: bool, failed: bool, fetch: bool,
 ) -> TargetObservation:  # fmt: skip
     return TargetObservation(
         state=TargetState(state),
@@ -142,6 +143,7 @@ def _observation(  # noqa: PLR0917  # a key
         settled=settled,
         acknowledged=acked,
         received=received,
+        fetch=fetch,
         gate=gate,
         restoring=restoring,
         held=held,
@@ -164,6 +166,8 @@ def _act(w: World, rules: Rules) -> Edges:  # noqa: C901, PLR0912  # one case fo
         case TargetStep.MAKE_TICKET:
             made = "pending" if w.ticket == "none" else w.ticket
             yield "target agent makes the ticket", idle._replace(ticket=made)
+        case TargetStep.FETCH:
+            yield "target agent fetches the checkpoint", idle._replace(t_entries=w.stored, t_failed=not w.stored)
         case TargetStep.RESTORE:
             waits = w.linked and w.create == "gate"
             yield "target agent says restore", idle._replace(create="restoring") if waits else idle
@@ -257,6 +261,9 @@ def _return(w: World, step: str, at: str, rules: Rules) -> Edges:
     idle = w._replace(t_plan=())
     if at == "destroy":
         yield "target agent destroys the ticket", idle._replace(ticket=_destroyed(w, rules))
+        return
+    if w.restore:
+        yield "target agent has nobody to ask", w._replace(t_plan=(step, "destroy"))
         return
     if not (w.peers and w.s_up):
         yield "target agent gets no answer", idle

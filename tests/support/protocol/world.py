@@ -32,6 +32,14 @@ class World(NamedTuple):
     cause: str = ""
     lost_noted: bool = False
     finished: str = ""
+    retain: bool = False
+    """`spec.retain`: the checkpoint is to stay."""
+    kept: bool = False
+    """The ContainerCheckpoint is made."""
+    restore: bool = False
+    """`spec.checkpointName`: there is no source."""
+    stored: bool = True
+    """The ContainerCheckpoint that is restored from is there."""
     late: bool = False
     """`spec.deadlineSeconds` have passed."""
     # --- the API: pods

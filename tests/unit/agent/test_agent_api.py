@@ -16,6 +16,7 @@ from aiohttp.test_utils import unused_port
 from cryptography import x509
 
 from migration_agent.certificate import ensure_certificate
+from migration_agent.kept import Kept
 from migration_agent.metrics import REGISTRY
 from migration_agent.migrations import Conflict
 from migration_agent.places import Places
@@ -107,7 +108,8 @@ async def agent(tmp_path: Path) -> AsyncIterator[Agent]:
         def facts(uid: str, migration: str | None) -> PodFacts | None:
             return PodFacts(pod_uid=uid, containers=(), migration=migration) if uid == SOURCE_POD else None
 
-        server = ApiServer(desk, Doorkeeper(OPERATOR, it.user_of), facts, Places("node-a", (tmp_path,)).probe)
+        places = Places("node-a", (tmp_path,))
+        server = ApiServer(desk, Doorkeeper(OPERATOR, it.user_of), facts, places.probe, Kept(places))
         await server.start("127.0.0.1", port, context)
         yield it
         await server.stop()

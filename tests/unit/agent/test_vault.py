@@ -10,7 +10,8 @@ from pydantic import SecretStr, ValidationError
 
 from migration_agent.journal import SourceRecord, TargetRecord
 from migration_agent.vault import OtherKey, Vault
-from migration_api.wire import Shipping, SourceRequest
+from migration_api.transport import SharedVolume
+from migration_api.wire import Shipping, SourceRequest, Stays, StoreAccess
 from support.agent import MIGRATION, SHIPPING, journal_at, source_request, target_request
 
 KEY = SHIPPING.key.get_secret_value()
@@ -44,6 +45,30 @@ def test_i7_what_a_crash_left_is_swept(tmp_path: Path) -> None:
     vault.sweep({"kept"})
     assert vault.shipping("kept") == SHIPPING
     assert sorted(path.name for path in (vault.layout.run / "shipping").iterdir()) == ["kept"]
+
+
+@pytest.mark.parametrize(
+    ("stays", "well", "cleared"),
+    [
+        (Stays.NEVER, True, True),
+        (Stays.NEVER, False, True),
+        (Stays.WHEN_IT_ENDED_WELL, True, False),
+        (Stays.WHEN_IT_ENDED_WELL, False, True),
+        (Stays.ALWAYS, True, False),
+        (Stays.ALWAYS, False, False),
+    ],
+)
+def test_a_store_is_cleared_unless_what_lies_there_stays(
+    tmp_path: Path, stays: Stays, *, well: bool, cleared: bool
+) -> None:
+    vault = Vault(journal_at(tmp_path).layout)
+    store = StoreAccess(shared_volume=SharedVolume(path="/mnt/shared"))
+    vault.keep(MIGRATION, SHIPPING.model_copy(update={"stays": stays, "store": store}))
+    vault.wipe(MIGRATION, well=well)
+    assert vault.shipping(MIGRATION) is None
+    assert vault.owed() == ({MIGRATION: store} if cleared else {})
+    vault.keep(MIGRATION, SHIPPING)
+    assert vault.owed() == {}, "a request that comes again begins anew"
 
 
 def test_i7_the_key_is_shown_only_on_purpose(tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ from migration_api.migration import MigrationSpec, Strategy
 from migration_api.transport import TransportType
 
 ROOT = Path(__file__).parents[3]
-CRDS = {c["metadata"]["name"]: c for c in (crds.container_migration(), crds.migration_node())}
+CRDS = {
+    c["metadata"]["name"]: c for c in (crds.container_migration(), crds.container_checkpoint(), crds.migration_node())
+}
 
 
 def schema_of(crd: dict[str, Any]) -> dict[str, Any]:
@@ -60,6 +62,7 @@ def test_registers_and_identities_are_write_once_at_the_root() -> None:
         "target.outcome",
         "source.nodeName",
         "source.podUID",
+        "source.checkpointUID",
         "target.nodeName",
         "target.podName",
         "target.podUID",

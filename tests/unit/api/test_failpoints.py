@@ -18,12 +18,16 @@ from migration_agent.source_plan import SourceStep
 from migration_agent.target_plan import TargetStep
 from migration_api import failpoints
 from migration_api.failpoints import Failpoint, FailpointHit, reach, reach_in_thread
+from migration_operator.checkpoint_plan import CheckpointAction
 from migration_operator.step import Action
 
 ROOT = Path(__file__).parents[3]
 SOURCES = (ROOT / "operator" / "src", ROOT / "node-agent" / "src")
 FAMILIES = {
     'Failpoint(f"operator.{turn.step.action}")': [f"operator.{a}" for a in Action if a is not Action.REST],
+    'Failpoint(f"operator.checkpoint.{action}")': [
+        f"operator.checkpoint.{a}" for a in CheckpointAction if a is not CheckpointAction.REST
+    ],
     'Failpoint(f"source.{step}")': [f"source.{s}" for s in SourceStep if s is not SourceStep.WAIT],
     'Failpoint(f"target.{step}")': [f"target.{s}" for s in TargetStep if s is not TargetStep.WAIT],
 }

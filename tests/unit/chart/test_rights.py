@@ -15,6 +15,8 @@ from support.chart import Manifest, Render, of_kind
 OPERATOR_RIGHTS = {
     "containermigration.io/containermigrations": "delete get list patch watch",
     "containermigration.io/containermigrations/status": "get patch",
+    "containermigration.io/containercheckpoints": "create delete get list patch watch",
+    "containermigration.io/containercheckpoints/status": "get patch",
     "containermigration.io/migrationnodes": "get list watch",
     "/events": "create",
     "/nodes": "get list patch watch",
@@ -26,6 +28,7 @@ AGENT_RIGHTS = {
     "authentication.k8s.io/tokenreviews": "create",
     "containermigration.io/containermigrations": "get",
     "containermigration.io/containermigrations/status": "get patch",
+    "containermigration.io/containercheckpoints": "get",
     "containermigration.io/migrationnodes": "create get list",
     "containermigration.io/migrationnodes/status": "get patch update",
     "/pods": "delete get",
@@ -33,6 +36,12 @@ AGENT_RIGHTS = {
 POLICIES = {
     "container-migration-registers": {"UPDATE containermigrations", "UPDATE containermigrations/status"},
     "container-migration-status": {"UPDATE containermigrations", "UPDATE containermigrations/status"},
+    "container-migration-checkpoints": {
+        f"{operation} {resource}"
+        for operation in ("CREATE", "UPDATE")
+        for resource in ("containercheckpoints", "containercheckpoints/status")
+    },
+    "container-migration-restore": {"CREATE containermigrations"},
     "container-migration-migrationnodes": {
         f"{operation} {resource}"
         for operation in ("CREATE", "UPDATE")
@@ -116,8 +125,8 @@ def test_policies_are_type_checked(policy: Manifest) -> None:
 
 def test_registers_and_status_hold_for_every_writer(manifests: list[Manifest]) -> None:
     policies = of_kind(manifests, "ValidatingAdmissionPolicy")
-    for name in ("container-migration-registers", "container-migration-status", "container-migration-migrationnodes"):
-        assert "matchConditions" not in policies[name]["spec"]
+    for name in ("registers", "status", "migrationnodes", "checkpoints"):
+        assert "matchConditions" not in policies[f"container-migration-{name}"]["spec"]
 
 
 def test_policies_know_the_accounts_of_the_release_namespace(render: Render) -> None:
@@ -131,6 +140,8 @@ def test_policies_know_the_accounts_of_the_release_namespace(render: Render) -> 
     assert accounts == {
         "container-migration-registers": {operator, agent},
         "container-migration-status": {operator, agent},
+        "container-migration-checkpoints": {operator, agent},
+        "container-migration-restore": set(),
         "container-migration-migrationnodes": {operator, agent},
         "container-migration-pods": {agent},
         "container-migration-ownership": {operator},
@@ -146,6 +157,7 @@ def test_agents_speak_for_the_node_in_their_token(manifests: list[Manifest]) -> 
     by_node = {name for name, policy in policies.items() if names.NODE_NAME_CLAIM in " ".join(expressions(policy))}
     assert by_node == set(POLICIES) - {
         "container-migration-nodes",
+        "container-migration-restore",
         "container-migration-expiry",
         "container-migration-ownership",
         "container-migration-secrets",

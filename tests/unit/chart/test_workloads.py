@@ -145,6 +145,8 @@ def test_the_environment_that_the_parts_read(render: Render) -> None:
         "PARALLEL_MIGRATIONS_PER_NODE": "2",
         "LOG_LEVEL": "debug",
         "DEFAULT_TRANSPORT": '{"type":"Direct"}',
+        "CHECKPOINT_RETENTION": '{"ageSeconds":0,"count":0,"totalBytes":0}',
+        "CHECKPOINT_REMOVAL_SECONDS": "120",
         "SHARED_PATHS": "",
         "STORE_ENDPOINTS": "",
     }

@@ -29,6 +29,7 @@ from support.controller import (
     of_deployment,
     preflight_facts,
     source_pod,
+    target_at,
     target_pod,
 )
 
@@ -46,11 +47,6 @@ GOES_FORWARD = {
 def source_at(state: SourceState, **more: Any) -> SourceReport:
     settled = state in {SourceState.THAWED, SourceState.RELEASED, SourceState.LOST}
     return SourceReport(state=state, settled=settled, **more)
-
-
-def target_at(state: TargetState, **more: Any) -> TargetReport:
-    settled = state in {TargetState.RESUMED, TargetState.RETURNED, TargetState.DESTROYED}
-    return TargetReport(state=state, settled=settled, **more)
 
 
 def observation(
@@ -107,6 +103,7 @@ TARGET_PODS = (
     target_pod(status={"phase": "Failed"}),
     AWAITS_OWNER,
 )
+WISHES: tuple[dict[str, Any], ...] = ({}, {"cancel": True}, {"retain": True})
 LATE: dict[str, Any] = {"timings": {"startedAt": NOW - timedelta(days=1)}}
 
 
@@ -128,7 +125,7 @@ def target_agents() -> Iterator[AgentView | None]:
 
 
 def space() -> Iterator[Observation]:
-    for decided, late, identities, wish in itertools.product(DECISIONS, ({}, LATE), IDENTITIES, ({}, {"cancel": True})):
+    for decided, late, identities, wish in itertools.product(DECISIONS, ({}, LATE), IDENTITIES, WISHES):
         of = migration(status={**begun(**identities, **decided), **late}, spec=wish, **adopted())
         pods = itertools.product(SOURCE_PODS, TARGET_PODS)
         for (here, there), source, target in itertools.product(pods, source_agents(), target_agents()):
@@ -148,8 +145,10 @@ def test_over_the_whole_space_a_decision_rules_out_what_contradicts_it() -> None
         else:
             assert step.action not in {Action.FORGET, Action.FINISH, Action.SETTLE, Action.DELETE_TARGET}, where
         if o.outcome is not Outcome.RESUMED:
-            assert step.action not in {Action.HAND_OVER, Action.DELETE_SOURCE}, where
+            assert step.action not in {Action.KEEP, Action.HAND_OVER, Action.DELETE_SOURCE}, where
             assert step.reason is not Reason.SUCCEEDED, where
+        if o.migration.spec.retain:
+            assert step.action not in {Action.DELETE_SOURCE, Action.FORGET} or o.outcome is not Outcome.RESUMED, where
         given_up = o.target_agent is not None and o.target_agent.node.out_of_service and not o.outcome
         if o.decision is Decision.COMMIT and o.outcome is not Outcome.RETURNED and not given_up:
             assert step.action is not Action.DELETE_TARGET, where

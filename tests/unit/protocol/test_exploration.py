@@ -56,6 +56,17 @@ def test_a_clone_without_accidents_leaves_its_source_running_whatever_the_end() 
     assert all(w.source_runs and not w.fence for w in copied)
 
 
+def test_a_checkpoint_that_is_to_stay_is_kept_before_the_end_whoever_dies() -> None:
+    ends = set(explored(World(retain=True, accidents=1), (faults.processes,)).ends)
+    assert "Succeeded, runs at the target" in ends
+
+
+def test_a_restore_without_a_source_ends_whatever_goes_wrong() -> None:
+    start = World(restore=True, source_pod="", container="", accidents=1)
+    ends = set(explored(start, faults.ALL).ends)
+    assert {"Succeeded, runs at the target", "NotRestored, runs at nowhere"} <= ends
+
+
 @pytest.mark.parametrize("containers", [2, 3, 4])
 def test_i1_i2_at_the_barrier_all_run_or_none(containers: int) -> None:
     states = reachable(containers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -53,6 +54,8 @@ class StoredCheckpoint:
             blob = store.get(MANIFEST_NAME)
         except BlobMissing as error:
             raise FormatError(f"there is no complete checkpoint of {migration}: {error}") from None
+        self.digest = f"sha256:{hashlib.sha256(blob).hexdigest()}"
+        """Of the sealed manifest."""
         self.manifest = opened_manifest(self._seal, blob, migration)
         names = {entry.path.partition("/")[0] for entry in self.manifest.entries} - {SHARED_DIRECTORY}
         self.containers = tuple(sorted(names))

@@ -22,6 +22,7 @@ from obstore.store import AzureStore, GCSStore, S3Store
 from migration_agent.transport.store import (
     BLOB_BYTES,
     HOME,
+    KEPT,
     BlobMissing,
     StoreFailure,
     checked_migration,
@@ -71,6 +72,9 @@ class Bucket:
         """Return the store of one migration. See `Place`."""
         return BucketStore(self, uid, self.client(f"{HOME}/{checked_migration(uid)}"))
 
+    def demand(self) -> None:
+        """Return: whoever asks a bucket for anything is told when it is not there. See `Place`."""
+
     def sweep(self, keep: frozenset[str], seconds: float) -> tuple[str, ...]:
         """Remove what crashed migrations left. See `Place`."""
         client = self.client(HOME)
@@ -83,7 +87,8 @@ class Bucket:
                     objects.setdefault(uid, []).append(path)
                     latest[uid] = max(written, latest.get(uid, written))
             limit = datetime.now(UTC) - timedelta(seconds=seconds)
-            stale = sorted(uid for uid, written in latest.items() if written < limit)
+            kept = {uid for uid, paths in objects.items() if f"{uid}/{KEPT}" in paths}
+            stale = sorted(uid for uid, written in latest.items() if written < limit and uid not in kept)
             for uid in stale:
                 _delete(client, objects[uid])
         return tuple(stale)

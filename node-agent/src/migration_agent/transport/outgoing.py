@@ -54,9 +54,7 @@ class Outgoing:
     _entries: tuple[Entry, ...] = ()
 
     def __post_init__(self) -> None:
-        for run in self.have:
-            for offset, record in enumerate(unpacked(base64.b64decode(run.records))):
-                self._held[run.entry, run.first + offset] = record
+        self._held = held_chunks(self.have)
 
     def jobs(self) -> Iterator[Job]:
         """Yield what is ready and was not yielded before; call again until `exhausted`.
@@ -118,6 +116,15 @@ class Outgoing:
             self.announce(path)
         elif known != path:
             raise FormatError(f"the entries {path} and {known} have the same tag")
+
+
+def held_chunks(have: Sequence[Held]) -> dict[tuple[str, int], Record]:
+    """Return the records of what is there already, by entry and index."""
+    found: dict[tuple[str, int], Record] = {}
+    for run in have:
+        for offset, record in enumerate(unpacked(base64.b64decode(run.records))):
+            found[run.entry, run.first + offset] = record
+    return found
 
 
 def read_job(job: Job, buffer: memoryview) -> memoryview:

@@ -11,6 +11,9 @@ from migration_api.wire import Shipping
 HOME = "container-migration"
 """Below it everything of ours lies: HOME/MIGRATION-UID/BLOB. Nothing else in a store is ever listed or removed."""
 
+KEPT = "kept"
+"""The blob that marks a checkpoint as one that stays: nothing but an order to remove this very one removes it."""
+
 BLOB_BYTES = 64 * 1024 * 1024
 """No blob is larger: whatever lies in a store is read into memory."""
 
@@ -61,8 +64,12 @@ class Place(Protocol):
         """Return the store of one migration."""
         ...
 
+    def demand(self) -> None:
+        """Return when it is there, whether or not it holds anything."""
+        ...
+
     def sweep(self, keep: frozenset[str], seconds: float) -> tuple[str, ...]:
-        """Remove what crashed migrations left, and return their UIDs.
+        """Remove what crashed migrations left, and return their UIDs; what is marked as kept stays, however old.
 
         Args:
             keep: the UIDs of migrations that are not touched.

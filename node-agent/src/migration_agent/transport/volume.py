@@ -18,6 +18,7 @@ from pathlib import Path
 from migration_agent.transport.store import (
     BLOB_BYTES,
     HOME,
+    KEPT,
     BlobMissing,
     StoreFailure,
     checked_migration,
@@ -52,13 +53,19 @@ class Volume:
         """Return the store of one migration. See `Place`."""
         return VolumeStore(self, checked_migration(uid))
 
+    def demand(self) -> None:
+        """Return when the directory is there. See `Place`."""
+        with _explained(self), self.opened():
+            pass
+
     def sweep(self, keep: frozenset[str], seconds: float) -> tuple[str, ...]:
         """Remove what crashed migrations left. See `Place`."""
         with _explained(self):
             try:
                 with self.opened(HOME) as home:
                     found = sorted(uid for uid in _names(home) if is_migration(uid) and uid not in keep)
-                    return tuple(uid for uid in found if _age(home, uid) > seconds and _remove(home, uid))
+                    stale = (uid for uid in found if _age(home, uid) > seconds and not _kept(home, uid))
+                    return tuple(uid for uid in stale if _remove(home, uid))
             except FileNotFoundError:
                 return ()
 
@@ -171,6 +178,21 @@ def _age(home: int, uid: str) -> float:
         if stat.S_ISDIR(status.st_mode):
             return time.time() - status.st_mtime
     return 0.0
+
+
+def _kept(home: int, uid: str) -> bool:
+    """Say whether the checkpoint is marked as one that stays."""
+    try:
+        directory = os.open(uid, _DIRECTORY, dir_fd=home)
+    except FileNotFoundError:
+        return False
+    try:
+        os.stat(KEPT, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    finally:
+        os.close(directory)
+    return True
 
 
 def _remove(home: int, uid: str) -> bool:

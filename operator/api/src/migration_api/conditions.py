@@ -25,7 +25,7 @@ class _Text(str):
     remedy: str
 
 
-def _explained(text: str, meaning: str, remedy: str = "") -> str:
+def explained(text: str, meaning: str, remedy: str = "") -> str:
     """Return a constant's text; its type is that of its members' values, as the type checker wants them."""
     value = _Text(text)
     value.meaning, value.remedy = meaning, remedy
@@ -52,128 +52,133 @@ class Explained(StrEnum):
 class ConditionType(Explained):
     """The conditions, in the order in which a migration passes them; `meaning`: what it says when it is True."""
 
-    PREFLIGHT_PASSED = _explained("PreflightPassed", "Nothing stands against the migration.")
-    TARGET_PREPARED = _explained(
+    PREFLIGHT_PASSED = explained("PreflightPassed", "Nothing stands against the migration.")
+    TARGET_PREPARED = explained(
         "TargetPrepared", "The target pod waits at the gate; image, volumes and network are ready."
     )
-    CHECKPOINTED = _explained(
+    CHECKPOINTED = explained(
         "Checkpointed",
         "The source is frozen and its checkpoint is complete; with `leaveSourceRunning` it goes on again.",
     )
-    TRANSFERRED = _explained("Transferred", "The checkpoint is on the target node, and every digest matched.")
-    RESTORED = _explained("Restored", "The target holds the restored container, which has not run one instruction.")
-    COMMITTED = _explained("Committed", "It is decided that the container goes on at the target.")
-    SOURCE_RELEASED = _explained(
+    TRANSFERRED = explained("Transferred", "The checkpoint is on the target node, and every digest matched.")
+    RESTORED = explained("Restored", "The target holds the restored container, which has not run one instruction.")
+    COMMITTED = explained("Committed", "It is decided that the container goes on at the target.")
+    SOURCE_RELEASED = explained(
         "SourceReleased",
         "The source was ended while it was still frozen; with the reason `LeftRunning` it was left alone.",
     )
-    SUCCEEDED = _explained(
+    SUCCEEDED = explained(
         "Succeeded", "The migration has ended well; Unknown until it ends, False when it ended otherwise."
     )
-    RECONCILING = _explained("Reconciling", "The migration goes on (read by kstatus).")
-    STALLED = _explained("Stalled", "The migration has failed, or waits for an admin (read by kstatus).")
+    RECONCILING = explained("Reconciling", "The migration goes on (read by kstatus).")
+    STALLED = explained("Stalled", "The migration has failed, or waits for an admin (read by kstatus).")
 
 
 class Reason(Explained):
     """Why a condition is as it is. Those of the preflight are in `PreflightReason`."""
 
-    PENDING = _explained("Pending", "This step has not begun.")
-    IN_PROGRESS = _explained("InProgress", "This step is being taken.")
-    DONE = _explained("Done", "This step is complete.")
-    NOT_REACHED = _explained("NotReached", "The migration ended before this step.")
-    PREFLIGHT_FAILED = _explained(
+    PENDING = explained("Pending", "This step has not begun.")
+    IN_PROGRESS = explained("InProgress", "This step is being taken.")
+    DONE = explained("Done", "This step is complete.")
+    NOT_REACHED = explained("NotReached", "The migration ended before this step.")
+    PREFLIGHT_FAILED = explained(
         "PreflightFailed",
         "The pod cannot be moved; the message lists everything that stands against it. Nothing was touched.",
         "Do what the message says, then create a new ContainerMigration.",
     )
-    QUEUED = _explained(
+    QUEUED = explained(
         "Queued",
         "Nothing stands against the migration, and it waits for its turn; the message says for what.",
         "Wait, or raise the chart's values `parallelMigrations` when the nodes have room for more at once.",
     )
-    PREPARING_TARGET = _explained("PreparingTarget", "The target pod is being scheduled and started up to the gate.")
-    CHECKPOINTING = _explained("Checkpointing", "The source is frozen and being copied.")
-    TRANSFERRING = _explained("Transferring", "The checkpoint is on its way to the target node.")
-    RESTORING = _explained(
+    PREPARING_TARGET = explained("PreparingTarget", "The target pod is being scheduled and started up to the gate.")
+    CHECKPOINTING = explained("Checkpointing", "The source is frozen and being copied.")
+    TRANSFERRING = explained("Transferring", "The checkpoint is on its way to the target node.")
+    RESTORING = explained(
         "Restoring",
         "The target node restores the container and will commit when it is complete and held.",
     )
-    COMMITTED = _explained(
+    COMMITTED = explained(
         "Committed", "The target's agent has written Commit; the container will run on the target node."
     )
-    RELEASING_SOURCE = _explained(
+    RELEASING_SOURCE = explained(
         "ReleasingSource",
         "The container runs on the target node; the frozen source pod is being deleted.",
     )
-    LEFT_RUNNING = _explained(
+    LEFT_RUNNING = explained(
         "LeftRunning",
         "`spec.leaveSourceRunning` is set: the source goes on since its checkpoint was complete, with its connections, "
         "and nothing of it was ended or deleted.",
     )
-    ROLLING_BACK = _explained("RollingBack", "The migration was given up before it was committed; the source goes on.")
-    SUCCEEDED = _explained(
+    ROLLING_BACK = explained("RollingBack", "The migration was given up before it was committed; the source goes on.")
+    SUCCEEDED = explained(
         "Succeeded",
         "The container runs on the target node with its state; the source pod is gone, or, with `leaveSourceRunning`, "
         "goes on too.",
     )
-    ROLLED_BACK = _explained(
+    ROLLED_BACK = explained(
         "RolledBack",
         "The source runs on as if nothing had happened; the message says why.",
         "Remove the cause that the message names, then create a new ContainerMigration.",
     )
-    SOURCE_LOST = _explained(
+    NOT_RESTORED = explained(
+        "NotRestored",
+        "No pod was restored from the checkpoint, which is as it was; the message says why.",
+        "Remove the cause that the message names, then create a new ContainerMigration.",
+    )
+    SOURCE_LOST = explained(
         "SourceLost",
         "The source container or pod died before the decision, not by this migration.",
         "Look at the pod's own events; its controller or kubelet starts it afresh as after any crash.",
     )
-    ABORT_REQUESTED = _explained("AbortRequested", "The migration was deleted or `spec.cancel` was set.")
-    DEADLINE_EXCEEDED = _explained(
+    ABORT_REQUESTED = explained("AbortRequested", "The migration was deleted or `spec.cancel` was set.")
+    DEADLINE_EXCEEDED = explained(
         "DeadlineExceeded",
         "`spec.deadlineSeconds` passed before the decision.",
         "The message says where it stood; remove that cause, or allow more time.",
     )
-    FREEZE_BUDGET_EXCEEDED = _explained(
+    FREEZE_BUDGET_EXCEEDED = explained(
         "FreezeBudgetExceeded",
         "The source stood still for the whole freeze budget without a decision, and was let go on.",
         "Raise `spec.freezeBudgetSeconds`, and `failureThreshold` of network liveness probes with it.",
     )
-    CHECKPOINT_FAILED = _explained(
+    CHECKPOINT_FAILED = explained(
         "CheckpointFailed",
         "The source could not be checkpointed; the message has the last lines of CRIU or the runtime.",
         "Read CRIU's words in the message: they name the file, socket or device that cannot be dumped.",
     )
-    TRANSFER_FAILED = _explained(
+    TRANSFER_FAILED = explained(
         "TransferFailed",
         "The checkpoint did not arrive complete and verified.",
         "Check that pods on both nodes reach each other on port 9444, that volume or bucket can be used from both, and "
         "that the target's /run has room.",
     )
-    RESTORE_FAILED = _explained(
+    RESTORE_FAILED = explained(
         "RestoreFailed",
         "The target could not restore; the message has the last lines of CRIU or the runtime.",
         "Read CRIU's words in the message: they name what the target node lacks.",
     )
-    AGENT_RESTARTED = _explained(
+    AGENT_RESTARTED = explained(
         "AgentRestarted",
         "The source's agent was restarted in the middle of the dump, for example by an upgrade; the source went on.",
         "Create a new ContainerMigration when the agents are ready again.",
     )
-    TARGET_FAILED = _explained(
+    TARGET_FAILED = explained(
         "TargetFailed",
         "The target pod failed, was deleted or cannot start; the message says what kubelet or scheduler reported.",
         "Remove that cause, or choose another node.",
     )
-    TARGET_RETURNED = _explained(
+    TARGET_RETURNED = explained(
         "TargetReturned",
         "After the commit the target could not go on; its agent handed the container back to the source.",
         "The message says why; try another node.",
     )
-    AGENT_UNREACHABLE = _explained(
+    AGENT_UNREACHABLE = explained(
         "AgentUnreachable",
         "A node's agent does not answer; the migration waits for it.",
         "Bring the agent's pod on that node back; docs/rescue.md says what to do when it will not come back.",
     )
-    TARGET_LOST_AFTER_COMMIT = _explained(
+    TARGET_LOST_AFTER_COMMIT = explained(
         "TargetLostAfterCommit",
         "The target node stopped answering after the commit. The source stays frozen until that is known not to run.",
         "Bring the node or its agent back. When the machine is certainly off and stays off, give the node the taint "
@@ -184,176 +189,191 @@ class Reason(Explained):
 class PreflightReason(Explained):
     """What can stand against a migration before anything is touched."""
 
-    POD_NOT_FOUND = _explained(
+    POD_NOT_FOUND = explained(
         "PodNotFound",
         "There is no pod of that name in the namespace of the ContainerMigration.",
         "correct spec.podName, or create the ContainerMigration in the pod's namespace",
     )
-    POD_REPLACED = _explained(
+    POD_REPLACED = explained(
         "PodReplaced",
         "The pod of that name is another one than `spec.podUID` pins.",
         "create a new ContainerMigration for the pod of today",
     )
-    POD_NOT_RUNNING = _explained(
+    POD_NOT_RUNNING = explained(
         "PodNotRunning",
         "The pod, or one of its containers, does not run.",
         "wait until the pod runs, then create a new ContainerMigration",
     )
-    POD_OWNED = _explained(
+    POD_OWNED = explained(
         "PodOwned",
         "A controller owns the pod and would not accept another one in its place.",
         "move a pod of a Deployment, or one without a controller; others cannot be moved yet",
     )
-    CONTAINER_NOT_FOUND = _explained(
+    CHECKPOINT_NOT_FOUND = explained(
+        "CheckpointNotFound",
+        "There is no ContainerCheckpoint of that name in the namespace of the ContainerMigration.",
+        "correct spec.checkpointName (kubectl get ccp)",
+    )
+    CHECKPOINT_NOT_READY = explained(
+        "CheckpointNotReady",
+        "The ContainerCheckpoint is not Ready, is being deleted, or holds no description of its pod.",
+        "wait until it is Ready (kubectl wait --for=condition=Ready ccp/NAME), or choose another one",
+    )
+    CHECKPOINT_KEY_UNUSABLE = explained(
+        "CheckpointKeyUnusable",
+        "The Secret with the checkpoint's key is missing or is not what it must be.",
+        "create it anew from your copy, as docs/checkpoints.md says; without the key nobody can read the checkpoint",
+    )
+    CONTAINER_NOT_FOUND = explained(
         "ContainerNotFound",
         "`spec.containers` names a container that the pod does not have.",
         "correct spec.containers, or leave it out to move all",
     )
-    POST_START_HOOK = _explained(
+    POST_START_HOOK = explained(
         "PostStartHook",
         "A container that `spec.containers` leaves out has a postStart hook, which would run before the commit.",
         "move it too, or make it the pod's last container",
     )
-    PRIVILEGED_INIT_CONTAINER = _explained(
+    PRIVILEGED_INIT_CONTAINER = explained(
         "PrivilegedInitContainer",
         "An init container may have changed the pod's network (iptables of a service mesh, sysctls), which does not "
         "move, and init containers do not run again.",
         "let the node do it (the mesh's CNI plugin), or move a pod without such an init container",
     )
-    EPHEMERAL_CONTAINERS = _explained(
+    EPHEMERAL_CONTAINERS = explained(
         "EphemeralContainers",
         "Somebody attached ephemeral containers (kubectl debug); no new pod can be created with them.",
         "they stay for the life of the pod: move a pod that was not debugged, or recreate it first",
     )
-    SIDECAR_WITH_PROBES = _explained(
+    SIDECAR_WITH_PROBES = explained(
         "SidecarWithProbes",
         "A native sidecar has a startup or liveness probe, which the kubelet would run against a frozen process.",
         "remove the sidecar's startup and liveness probes",
     )
-    HOST_NAMESPACE = _explained(
+    HOST_NAMESPACE = explained(
         "HostNamespace",
         "The pod shares the node's network, PID or IPC namespace: it is tied to its node.",
         "run the pod in namespaces of its own",
     )
-    SHARED_PID_NAMESPACE = _explained(
+    SHARED_PID_NAMESPACE = explained(
         "SharedPIDNamespace",
         "The pod's containers share one PID namespace, which cannot be rebuilt container by container.",
         "set shareProcessNamespace to false",
     )
-    VOLUME_CANNOT_MOVE = _explained(
+    VOLUME_CANNOT_MOVE = explained(
         "VolumeCannotMove",
         "A volume's data is on the source node only, or cannot be copied.",
         "keep the data in memory, in an emptyDir volume, or in a claim that many nodes can mount (ReadWriteMany)",
     )
-    SHARED_WRITERS = _explained(
+    SHARED_WRITERS = explained(
         "SharedWriters",
         "`spec.leaveSourceRunning` is set, and source and clone would write to the same claim, each as if it were "
         "alone.",
         "mount the claim read-only, keep what is written in an emptyDir volume, of which the clone gets a copy, or "
         "move the pod instead",
     )
-    HOSTS_FILE_MOUNTED = _explained(
+    HOSTS_FILE_MOUNTED = explained(
         "HostsFileMounted",
         "The pod mounts its own /etc/hosts, so a frozen source could not be kept from being started again.",
         "use hostAliases instead",
     )
-    RUNTIME_CLASS = _explained(
+    RUNTIME_CLASS = explained(
         "RuntimeClassUnsupported",
         "The pod has another RuntimeClass than none or `migratable`.",
         "run the pod with the default runtime (runc) or the RuntimeClass migratable",
     )
-    CONNECTIONS_OPEN = _explained(
+    CONNECTIONS_OPEN = explained(
         "ConnectionsOpen",
         "The pod has TCP connections with others, and `spec.tcpConnections` is Refuse.",
         "wait until its clients are gone, or let them be closed: set spec.tcpConnections to Close",
     )
-    ALREADY_MIGRATING = _explained(
+    ALREADY_MIGRATING = explained(
         "AlreadyMigrating",
         "Another migration moves the same pod.",
         "wait for its end, or cancel it",
     )
-    TARGET_IS_SOURCE = _explained(
+    TARGET_IS_SOURCE = explained(
         "TargetIsSource",
         "The pod already runs on the node that was asked for.",
         "name another node, or leave spec.target.nodeName out",
     )
-    TARGET_NODE_NOT_FOUND = _explained(
+    TARGET_NODE_NOT_FOUND = explained(
         "TargetNodeNotFound",
         "There is no node of that name.",
         "correct spec.target.nodeName (kubectl get nodes)",
     )
-    TARGET_NAME_TAKEN = _explained(
+    TARGET_NAME_TAKEN = explained(
         "TargetNameTaken",
         "Another pod has the name that the target pod should get.",
         "set spec.target.podName to a free name, or leave it out",
     )
-    NODE_NOT_READY = _explained(
+    NODE_NOT_READY = explained(
         "NodeNotReady",
         "The source or target node is not Ready, or the target is cordoned.",
         "repair or uncordon the node, or choose another target",
     )
-    NODE_NOT_CAPABLE = _explained(
+    NODE_NOT_CAPABLE = explained(
         "NodeNotCapable",
         "The node's agent is missing, silent, or reports what the node lacks.",
         "do what the agent reports (kubectl get migrationnodes -o wide), or choose another node",
     )
-    NO_SUITABLE_NODE = _explained(
+    NO_SUITABLE_NODE = explained(
         "NoSuitableNode",
         "No target was named, and no other node could take the pod.",
         "make one of these nodes fit",
     )
-    CPU_MISMATCH = _explained(
+    CPU_MISMATCH = explained(
         "CPUMismatch",
         "The target's CPU lacks features of the source's: the process may use instructions that are not there.",
         "choose a node whose CPU has at least the same features",
     )
-    KERNEL_MISMATCH = _explained(
+    KERNEL_MISMATCH = explained(
         "KernelMismatch",
         "The target's kernel lacks features for restoring that the source's has.",
         "choose a node whose kernel is as able, or update the target's kernel",
     )
-    CRIU_MISMATCH = _explained(
+    CRIU_MISMATCH = explained(
         "CRIUMismatch",
         "Source and target have different versions of CRIU.",
         "wait until the agents on both nodes have the same version",
     )
-    NO_ROOM = _explained(
+    NO_ROOM = explained(
         "NoRoom",
         "The checkpoint may be larger than the room for it on a node, in /run and, where that is allowed, on its disk.",
         "free or enlarge that node's /run or disk, or choose another node",
     )
-    PATH_NOT_ALLOWED = _explained(
+    PATH_NOT_ALLOWED = explained(
         "PathNotAllowed",
         "The shared volume's path is not one that the cluster's admin allows: agents may write anywhere on a node.",
         "choose an allowed path, or add it to the chart's value transport.sharedVolume.allowedPaths",
     )
-    ENDPOINT_NOT_ALLOWED = _explained(
+    ENDPOINT_NOT_ALLOWED = explained(
         "EndpointNotAllowed",
         "The object store's endpoint is not one that the cluster's admin allows agents to be led to.",
         "leave it out for the provider's own, or add it to the chart's value transport.objectStore.allowedEndpoints",
     )
-    STORE_SECRET_NOT_FOUND = _explained(
+    STORE_SECRET_NOT_FOUND = explained(
         "StoreSecretNotFound",
         "There is no Secret of the name that `secretRef` gives in the namespace of the ContainerMigration.",
         "create it there, with the type containermigration.io/object-store, or correct secretRef.name",
     )
-    STORE_SECRET_INVALID = _explained(
+    STORE_SECRET_INVALID = explained(
         "StoreSecretInvalid",
         "The Secret that `secretRef` names has another type, or lacks a key.",
         "create it anew with the type containermigration.io/object-store and the keys that the bucket's kind needs "
         "(kubectl explain cmig.spec.transport.objectStore.secretRef)",
     )
-    STORE_UNUSABLE = _explained(
+    STORE_UNUSABLE = explained(
         "StoreUnusable",
         "A node tried the volume or bucket and could not put, fetch and remove there; the message says why.",
         "make it reachable and writable from that node, or choose another transport",
     )
-    STORE_NOT_SHARED = _explained(
+    STORE_NOT_SHARED = explained(
         "StoreNotShared",
         "What the source's node put into the volume or bucket is not there for the target's: they do not see the same.",
         "mount the same volume at that path on both nodes, or choose another transport",
     )
-    FREEZE_TOO_LONG = _explained(
+    FREEZE_TOO_LONG = explained(
         "FreezeTooLong",
         "The container would stand still for longer than `spec.freezeBudgetSeconds` or its liveness probes allow.",
         "raise what limits it, if the workload tolerates that, or make the container smaller",
@@ -379,7 +399,7 @@ class Condition(Model):
 
 def condition(
     old: Iterable[Condition],
-    type_: ConditionType,
+    type_: str,
     status: Literal["True", "False", "Unknown"],
     reason: str,
     message: str,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from migration_api.base import Model, Time
 from migration_api.conditions import Condition
@@ -70,8 +70,33 @@ class Target(Model):
 class MigrationSpec(Model):
     """What is asked for. Immutable but for `cancel`."""
 
-    pod_name: DnsName
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                {
+                    "rule": "has(self.podName) != has(self.checkpointName)",
+                    "message": "exactly one of podName and checkpointName must be given",
+                },
+                {
+                    "rule": "!has(self.checkpointName) || !(has(self.podUID) || has(self.containers)"
+                    " || has(self.transport) || self.retain || self.leaveSourceRunning)",
+                    "message": "with checkpointName there is no podUID, containers, transport, retain or"
+                    " leaveSourceRunning: the ContainerCheckpoint says what it holds and where it lies",
+                },
+                {
+                    "rule": "!self.retain || (has(self.transport) && self.transport.type != 'Direct')",
+                    "message": "retain needs a transport of the type SharedVolume or ObjectStore",
+                },
+            ]
+        }
+    )
+
+    pod_name: DnsName | None = None
     """The running pod to move; it must be in this object's namespace."""
+    checkpoint_name: DnsName | None = None
+    """In place of `podName`: the ContainerCheckpoint in this object's namespace that a new pod is restored from.
+    Nothing is moved, and the checkpoint stays: it can be restored as often as wanted, on any node. Who creates such an
+    object must be allowed to create pods in the namespace."""
     pod_uid: Uid | None = Field(default=None, alias="podUID")
     """Pins the pod's incarnation: with another UID under that name the migration is refused. A tool that recreates a
     deleted ContainerMigration would otherwise move the next pod of that name."""
@@ -101,6 +126,9 @@ class MigrationSpec(Model):
     freeze_budget_seconds: Annotated[int, Field(ge=1, le=3600, json_schema_extra={"format": "int32"})] = 30
     """How long the container may stand still before the migration is given up, in seconds. The effective budget is less
     when the pod has HTTP, TCP or gRPC liveness probes: the kubelet would kill the frozen container."""
+    retain: bool = False
+    """Keep the checkpoint, when the migration has ended well, as a ContainerCheckpoint. Only with a transport of the
+    type `SharedVolume` or `ObjectStore`, which must be given here."""
     deadline_seconds: Annotated[int, Field(ge=10, le=86400, json_schema_extra={"format": "int32"})] = 600
     """How long the migration may take before it is given up, in seconds; not after the commit."""
     ttl_seconds_after_finished: (
@@ -119,6 +147,8 @@ class SourceStatus(Model):
     """The node that the pod was found on."""
     pod_uid: Uid | None = Field(default=None, alias="podUID")
     """The incarnation that is moved."""
+    checkpoint_uid: Uid | None = Field(default=None, alias="checkpointUID")
+    """In place of node and pod: the ContainerCheckpoint that is restored from. Written once, by the operator."""
     reason: Annotated[str, Field(max_length=1024)] | None = None
     """Why the source's agent wrote Abort, as a documented constant."""
     message: Message | None = None
@@ -138,6 +168,15 @@ class TargetStatus(Model):
     """Write-once, by the target node's agent: `Resumed`: the container runs there; `Returned`: it never will."""
     message: Message | None = None
     """Why the target was returned."""
+
+
+class KeptCheckpoint(Model):
+    """What became of the checkpoint of a migration with `spec.retain`."""
+
+    name: DnsName | None = None
+    """The ContainerCheckpoint, in this object's namespace."""
+    message: Message | None = None
+    """Why there is none."""
 
 
 class Progress(Model):
@@ -201,6 +240,8 @@ class MigrationStatus(Model):
     """The target side."""
     transport: Transport | None = None
     """How the checkpoint of this migration travels, also when the spec leaves it to the chart."""
+    checkpoint: KeptCheckpoint = KeptCheckpoint()
+    """What became of the checkpoint, with `spec.retain`."""
     progress: Progress = Progress()
     """How far the copy is."""
     timings: Timings = Timings()
@@ -235,3 +276,19 @@ class ContainerMigration(Model):
     metadata: Metadata
     spec: MigrationSpec
     status: MigrationStatus = MigrationStatus()
+
+    @property
+    def begun(self) -> bool:
+        """From here on something may have been touched."""
+        source = self.status.source
+        return source.pod_uid is not None or source.checkpoint_uid is not None
+
+    @property
+    def restores(self) -> bool:
+        """There is no source: a new pod is made from a checkpoint."""
+        return self.spec.checkpoint_name is not None
+
+    @property
+    def subject(self) -> str:
+        """What it is about, in words."""
+        return f"checkpoint {self.spec.checkpoint_name}" if self.restores else f"pod {self.spec.pod_name}"

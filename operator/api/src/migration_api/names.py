@@ -5,6 +5,7 @@ VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 
 MIGRATIONS = "containermigrations"
+CHECKPOINTS = "containercheckpoints"
 NODES = "migrationnodes"
 
 RUNTIME_HANDLER = "migratable"
@@ -30,6 +31,9 @@ OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
 
 FINALIZER = f"{GROUP}/migration"
 """On a ContainerMigration from before anything is touched until nothing is left to do."""
+
+CHECKPOINT_FINALIZER = f"{GROUP}/checkpoint"
+"""On a ContainerCheckpoint until what is stored of it is removed."""
 
 LABEL_TARGET_NODE = f"{GROUP}/target"
 """On a node whose agent reports everything in order; the RuntimeClass's scheduling selector. Value: "true"."""

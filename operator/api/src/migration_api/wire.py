@@ -15,12 +15,21 @@ from migration_api.migration import Bytes, ContainerName, DnsName, Message, Uid
 from migration_api.transport import ObjectStore, SharedVolume
 
 
+class RefKind(StrEnum):
+    """What kind of object an agent acts for."""
+
+    CONTAINER_MIGRATION = "ContainerMigration"
+    CONTAINER_CHECKPOINT = "ContainerCheckpoint"
+    """A checkpoint is taken of a running pod: there is no target, and nothing to decide."""
+
+
 class MigrationRef(Model):
-    """Names one migration; the UID is what counts."""
+    """Names one migration, or the taking of one checkpoint; the UID is what counts."""
 
     namespace: DnsName
     name: DnsName
     uid: Uid
+    kind: RefKind = RefKind.CONTAINER_MIGRATION
 
 
 Containers = Annotated[tuple[ContainerName, ...], Field(min_length=1, max_length=16)]
@@ -46,6 +55,16 @@ class StoreAccess(Model):
         return self
 
 
+class Stays(StrEnum):
+    """When the agents leave in the store what lies there of a migration that has ended."""
+
+    NEVER = "Never"
+    WHEN_IT_ENDED_WELL = "WhenItEndedWell"
+    """Kept by the migration: at any other end it is removed."""
+    ALWAYS = "Always"
+    """Kept earlier: whoever restores from it removes nothing."""
+
+
 class Shipping(Model):
     """How a checkpoint travels and what protects it on the way; both sides of a migration get the same.
 
@@ -58,6 +77,8 @@ class Shipping(Model):
     """Compress chunks with zstd when it pays; the sender finds out by itself."""
     store: StoreAccess | None = None
     """Where the sealed chunks lie between the nodes. Absent: they travel from agent to agent."""
+    stays: Stays = Stays.NEVER
+    """Whether the agents leave it in the store at the end."""
     bytes_per_second: Annotated[int, Field(ge=1)] | None = None
     """The most that the source sends for this migration."""
 
@@ -102,10 +123,22 @@ class _PodTask(Model):
         return self
 
 
+class StoredRef(Model):
+    """A checkpoint that lies complete in a store; it was kept earlier, by another migration."""
+
+    uid: Uid
+    """Under which it lies there; what it is sealed for."""
+    digest: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+    """Of its sealed manifest: no other one is accepted."""
+
+
 class TargetTask(_PodTask):
     """What a target is asked for, without secrets: this is what the journal keeps."""
 
-    source_node: DnsName
+    source_node: DnsName | None = None
+    """Whose agent sends the checkpoint. Absent: nobody does, and there is no source that could go on."""
+    stored: StoredRef | None = None
+    """In place of a source: the checkpoint that this agent fetches by itself."""
     freeze_budget_seconds: Annotated[int, Field(ge=1, le=3600)]
     tcp_close: bool = True
     init: Annotated[tuple[ContainerName, ...], Field(max_length=64)] = ()
@@ -114,6 +147,17 @@ class TargetTask(_PodTask):
     """Those of `init` that the operator added to the target pod: they do nothing in later sandboxes either."""
     late_gate: ContainerName | None = None
     """The one of `generated` that does not end before the copy is complete; absent: there is no late gate."""
+
+    @property
+    def sealed_for(self) -> str:
+        """The UID that the checkpoint's keys are derived for."""
+        return self.stored.uid if self.stored else self.migration.uid
+
+    @model_validator(mode="after")
+    def _from_somewhere(self) -> Self:
+        if (self.source_node is None) == (self.stored is None):
+            raise ValueError("either sourceNode or stored must be given")
+        return self
 
     @model_validator(mode="after")
     def _init_is_apart(self) -> Self:
@@ -148,11 +192,26 @@ class Thaw(StrEnum):
 class SourceTask(_PodTask):
     """What a source is asked for, without secrets: this is what the journal keeps."""
 
-    target_node: DnsName
+    target_node: DnsName | None = None
+    """Whose agent the checkpoint is sent to. Absent: nobody's; it stays in its store, and the source goes on."""
     thaw: Thaw = Thaw.DECIDED
     freeze_budget_seconds: Annotated[int, Field(ge=1, le=3600)]
     refuse_connections: bool = False
     """Go back when the frozen pod has TCP connections with others."""
+
+    @property
+    def taking(self) -> bool:
+        """Whether a checkpoint is taken, and that is all."""
+        return self.target_node is None
+
+    @model_validator(mode="after")
+    def _somebody_lets_it_go_on(self) -> Self:
+        alone = self.migration.kind is RefKind.CONTAINER_CHECKPOINT
+        if self.taking != alone or (self.taking and self.thaw is not Thaw.DUMPED):
+            raise ValueError(
+                "a ContainerCheckpoint has no targetNode and thaw Dumped; a ContainerMigration has a target"
+            )
+        return self
 
 
 class SourceRequest(SourceTask):
@@ -315,6 +374,10 @@ class TargetReport(Model):
     at_late_gate: bool = False
     """The late gate waits for the copy: image, volumes and network are ready, and its age does not matter."""
     bytes_received: Bytes = 0
+    bytes_total: Bytes | None = None
+    """Of a checkpoint that is fetched from a store; of one that is sent the source knows it."""
+    began_at: Time | None = None
+    """When this life of the agent began to fetch it."""
     files: Files = Files()
     received_at: Time | None = None
     held_at: Time | None = None

@@ -1,0 +1,355 @@
+"""One task for each ContainerCheckpoint that needs something, and the loop that deletes those kept for long enough.
+
+As with migrations (see `drivers`): events start tasks, nothing in memory matters, whatever fails is tried again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from typing import Literal, TypeVar
+
+from pydantic import SecretStr
+
+from migration_api.base import now
+from migration_api.checkpoint import ContainerCheckpoint
+from migration_api.checkpoint_reasons import CheckpointReason
+from migration_api.failpoints import Failpoint, reach
+from migration_api.names import CHECKPOINT_FINALIZER
+from migration_api.node import MigrationNode
+from migration_api.stored import KeepReport, KeepRequest, RemoveReport, RemoveRequest
+from migration_api.wire import SourceReport, StoreAccess
+from migration_operator.agents import AgentRefused, Agents, AgentUnreachable
+from migration_operator.checkpoint_plan import (
+    CheckpointAction,
+    CheckpointObservation,
+    Trouble,
+    needs_nothing,
+    next_checkpoint_action,
+    ready_status,
+    why_not_taken,
+    with_ready,
+)
+from migration_operator.kube import ConflictError, Kube, KubeError
+from migration_operator.observation import agent_trouble
+from migration_operator.retention import surplus
+from migration_operator.rules import Rules
+from migration_operator.shipping import NoAccess, NoKey, secret_facts, store_access, stored_key
+from migration_operator.taking import begin, look, take
+from migration_operator.transport_checks import setting_problems
+from migration_operator.transport_facts import TransportFacts
+
+log = logging.getLogger(__name__)
+
+Q = TypeVar("Q")
+A = TypeVar("A")
+
+PERIOD_SECONDS = 2.0
+_PAUSE_SECONDS = 2.0
+_LOOK_SECONDS = 0.3
+
+
+class Failed(Exception):
+    """The step was not done."""
+
+    def __init__(self, reason: CheckpointReason, message: str, *, passing: bool = True) -> None:
+        super().__init__(message)
+        self.trouble = Trouble(reason, message, passing)
+
+
+@dataclass
+class CheckpointTask:
+    """Brings one checkpoint to where nothing is left to do for now."""
+
+    kube: Kube
+    agents: Agents
+    rules: Rules
+    namespace: str
+    name: str
+    uid: str
+    _trouble: Trouble | None = None
+    _refusal: str = ""
+
+    async def run(self) -> None:
+        while True:
+            try:
+                if not await self._turn():
+                    return
+                self._trouble = None
+            except ConflictError:
+                pass  # it changed: look again
+            except Failed as failed:
+                self._trouble = failed.trouble
+            except KubeError as error:
+                log.warning("%s/%s: %s", self.namespace, self.name, error)
+            except Exception:
+                log.exception("%s/%s: unexpected, trying again", self.namespace, self.name)
+            await asyncio.sleep(_PAUSE_SECONDS if self._trouble else 0.2)
+
+    async def _turn(self) -> bool:
+        """Take one step; return whether to go on."""
+        checkpoint = await self.kube.checkpoint(self.namespace, self.name)
+        if checkpoint is None or checkpoint.metadata.uid != self.uid:
+            return False
+        o = CheckpointObservation(
+            now(), checkpoint, refusal=self._refusal, trouble=self._trouble, removal_seconds=self.rules.removal_seconds
+        )
+        o = await look(self.kube, self.agents, self.rules, o)
+        action = next_checkpoint_action(o)
+        if action is CheckpointAction.REST:
+            return False
+        if self._trouble is not None:
+            await self._say(checkpoint, self._trouble)
+            checkpoint = await self.kube.checkpoint(self.namespace, self.name) or checkpoint
+        await reach(Failpoint(f"operator.checkpoint.{action}"))
+        acts: dict[CheckpointAction, Callable[[CheckpointObservation], Awaitable[None]]] = {
+            CheckpointAction.ADOPT: self._adopt,
+            CheckpointAction.BEGIN: self._begin,
+            CheckpointAction.TAKE: self._take,
+            CheckpointAction.WAIT: self._wait,
+            CheckpointAction.FAIL: self._fail,
+            CheckpointAction.FORGET: self._forget,
+            CheckpointAction.KEEP: self._keep,
+            CheckpointAction.REMOVE: self._remove,
+            CheckpointAction.GIVE_UP: self._give_up,
+        }
+        await acts[action](replace(o, checkpoint=checkpoint))
+        return True
+
+    async def _adopt(self, o: CheckpointObservation) -> None:
+        finalizers = [*o.checkpoint.metadata.finalizers, CHECKPOINT_FINALIZER]
+        await self.kube.set_checkpoint_finalizers(o.checkpoint, finalizers)
+
+    async def _begin(self, o: CheckpointObservation) -> None:
+        try:
+            status = await begin(self.kube, o)
+        except NoAccess as problem:
+            raise Failed(CheckpointReason.KEY_SECRET_INVALID, str(problem)) from problem
+        await self.kube.patch_checkpoint_status(o.checkpoint, status.dump())
+
+    async def _take(self, o: CheckpointObservation) -> None:
+        if o.agent is None:
+            raise Failed(CheckpointReason.TAKING, "the agent on its node is not known")
+        try:
+            await take(self.kube, self.agents, o.checkpoint, o.agent)
+        except (AgentRefused, NoAccess) as problem:
+            self._refusal = str(problem)
+        except AgentUnreachable as problem:
+            raise Failed(CheckpointReason.TAKING, f"node {o.agent.node.name}: {problem}") from problem
+
+    async def _wait(self, o: CheckpointObservation) -> None:
+        """Say how far it is; the agent's own news are waited for by looking again."""
+        if o.source is not None and ready_status(o.checkpoint) == "Unknown" and not o.checkpoint.deleting:
+            done, total = o.source.bytes_sent, o.source.bytes_total
+            far = f"{o.source.state}, {done} of {total} bytes lie in the store" if total else o.source.state.value
+            await self._write(o.checkpoint, "Unknown", CheckpointReason.TAKING, f"node {_node(o)}: {far}")
+        await asyncio.sleep(_LOOK_SECONDS)
+
+    async def _fail(self, o: CheckpointObservation) -> None:
+        await self._write(o.checkpoint, "False", CheckpointReason.NOT_TAKEN, why_not_taken(o))
+
+    async def _forget(self, o: CheckpointObservation) -> None:
+        if o.agent is None or o.agent.node.agent is None:
+            return
+        try:
+            await self.agents.forget(o.agent.node.agent, o.checkpoint.uid)
+        except (AgentRefused, AgentUnreachable) as problem:
+            raise Failed(CheckpointReason.REMOVING, f"node {o.agent.node.name}: {problem}") from problem
+
+    async def _keep(self, o: CheckpointObservation) -> None:
+        checkpoint = o.checkpoint
+        access, key = await self._access(checkpoint), await self._key(checkpoint)
+        request = KeepRequest(uid=checkpoint.uid, key=key, store=access)
+        report = await self._kept(checkpoint, request)
+        at = now()
+        if report.problem:
+            status = with_ready(checkpoint, "False", CheckpointReason.NOT_COMPLETE, report.problem, at=at)
+        else:
+            message = f"it lies complete in its store: {report.size_bytes} bytes"
+            if checkpoint.status.pod is None:
+                message += "; its pod's description is too long to be kept, so it can be exported, and not restored"
+            status = with_ready(checkpoint, "True", CheckpointReason.COMPLETE, message, at=at)
+            status = status.model_copy(update={"digest": report.digest, "size_bytes": report.size_bytes})
+        if o.source is not None:
+            status = status.model_copy(update=_times(o.source))
+        await self.kube.patch_checkpoint_status(checkpoint, status.dump())
+
+    async def _remove(self, o: CheckpointObservation) -> None:
+        checkpoint = o.checkpoint
+        request = RemoveRequest(uid=checkpoint.uid, store=await self._access(checkpoint))
+        await self._removed(checkpoint, request)
+        await self._let_go(checkpoint)
+
+    async def _give_up(self, o: CheckpointObservation) -> None:
+        """The event may be refused, in a namespace that is being deleted: then only the log says it."""
+        checkpoint, transport = o.checkpoint, o.checkpoint.spec.transport
+        place = transport.shared_volume.path if transport.shared_volume else ""
+        place = transport.object_store.url if transport.object_store else place
+        why = self._trouble.message if self._trouble else "it took too long"
+        message = f"container-migration/{checkpoint.uid} in {place} was not removed ({why}); remove it by hand"
+        log.warning("%s/%s: %s", self.namespace, self.name, message)
+        try:
+            await self.kube.event(checkpoint, CheckpointReason.NOT_REMOVED, message, warning=True, at=now())
+        except KubeError as error:
+            log.warning("the event was not written: %s", error)
+        await self._let_go(checkpoint)
+
+    async def _let_go(self, checkpoint: ContainerCheckpoint) -> None:
+        kept = [name for name in checkpoint.metadata.finalizers if name != CHECKPOINT_FINALIZER]
+        await self.kube.set_checkpoint_finalizers(checkpoint, kept)
+
+    async def _say(self, checkpoint: ContainerCheckpoint, trouble: Trouble) -> None:
+        """Write down why it does not go on, once."""
+        reason = CheckpointReason.REMOVING if checkpoint.deleting else trouble.reason
+        if checkpoint.deleting or ready_status(checkpoint) == "Unknown":
+            await self._write(checkpoint, "Unknown", reason, trouble.message)
+
+    async def _write(
+        self,
+        checkpoint: ContainerCheckpoint,
+        status_: Literal["True", "False", "Unknown"],
+        reason: CheckpointReason,
+        message: str,
+    ) -> None:
+        status = with_ready(checkpoint, status_, reason, message, at=now())
+        if status != checkpoint.status:
+            await self.kube.patch_checkpoint_status(checkpoint, status.dump())
+
+    async def _access(self, checkpoint: ContainerCheckpoint) -> StoreAccess:
+        """Return what opens the store; agents are led only where the chart's values allow."""
+        namespace, transport = checkpoint.metadata.namespace, checkpoint.spec.transport
+        facts = TransportFacts(transport, self.rules.transport, await secret_facts(self.kube, namespace, transport))
+        problems = [problem.message for problem in setting_problems(facts)]
+        if problems:
+            raise Failed(CheckpointReason.STORE_UNAVAILABLE, " ".join(problems), passing=False)
+        try:
+            access = await store_access(self.kube, namespace, transport)
+        except NoAccess as error:
+            raise Failed(CheckpointReason.STORE_UNAVAILABLE, str(error), passing=False) from error
+        if access is None:
+            raise Failed(CheckpointReason.STORE_UNAVAILABLE, "it names no store", passing=False)
+        return access
+
+    async def _key(self, checkpoint: ContainerCheckpoint) -> SecretStr:
+        try:
+            return await stored_key(self.kube, checkpoint)
+        except NoKey as error:
+            raise Failed(CheckpointReason.KEY_SECRET_NOT_FOUND, str(error)) from error
+        except NoAccess as error:
+            raise Failed(CheckpointReason.KEY_SECRET_INVALID, str(error)) from error
+
+    async def _kept(self, checkpoint: ContainerCheckpoint, request: KeepRequest) -> KeepReport:
+        """Return the word of the first node that finds it complete, or what the others have found instead.
+
+        A node that does not see the volume that the others see finds nothing: its word alone counts for nothing.
+        """
+        found, troubles = list[KeepReport](), list[str]()
+        for node in await self._nodes(checkpoint):
+            report = await self._ask(node, self.agents.keep, request)
+            if isinstance(report, KeepReport) and not report.problem:
+                return report
+            problem = report if isinstance(report, str) else report.problem
+            troubles.append(f"node {node.metadata.name}: {problem}")
+            if isinstance(report, KeepReport) and not report.passing:
+                found.append(report.model_copy(update={"problem": troubles[-1]}))
+        if len(found) == len(troubles):
+            return found[0]
+        raise Failed(CheckpointReason.STORE_UNAVAILABLE, "; ".join(troubles[:3]))
+
+    async def _removed(self, checkpoint: ContainerCheckpoint, request: RemoveRequest) -> None:
+        """Return when one node has removed it, or all say that there is nothing."""
+        troubles, passing = list[str](), False
+        for node in await self._nodes(checkpoint):
+            report = await self._ask(node, self.agents.remove, request)
+            if isinstance(report, RemoveReport) and not report.problem:
+                if report.found:
+                    return
+                continue
+            passing = passing or isinstance(report, str) or report.passing
+            troubles.append(f"node {node.metadata.name}: {report if isinstance(report, str) else report.problem}")
+        if troubles:
+            raise Failed(CheckpointReason.STORE_UNAVAILABLE, "; ".join(troubles[:3]), passing=passing)
+
+    async def _ask(self, node: MigrationNode, ask: Callable[[MigrationNode, Q], Awaitable[A]], question: Q) -> A | str:
+        """Return the agent's answer, or why there is none."""
+        try:
+            return await ask(node, question)
+        except (AgentUnreachable, AgentRefused) as error:
+            return str(error)
+
+    async def _nodes(self, checkpoint: ContainerCheckpoint) -> list[MigrationNode]:
+        """Return the nodes to ask, in this order: the one that it was taken on has seen the store."""
+        source = checkpoint.status.source.node_name if checkpoint.status.source else None
+        able = [n for n in await self.kube.migration_nodes() if not agent_trouble(n, now())]
+        if not able:
+            raise Failed(CheckpointReason.STORE_UNAVAILABLE, "no node has an agent that could do it")
+        return sorted(able, key=lambda n: (n.metadata.name != source, n.metadata.name))
+
+
+def _node(o: CheckpointObservation) -> str:
+    return o.agent.node.name if o.agent else "?"
+
+
+def _times(source: SourceReport) -> dict[str, object]:
+    """Return what the agent knows of when it was taken, and for how long the pod stood still."""
+    frozen, thawed = source.frozen_at, source.thawed_at
+    stood = {"freeze_seconds": f"{max(0.0, (thawed - frozen).total_seconds()):.3f}"} if frozen and thawed else {}
+    return {"created_at": source.dumped_at, **stood}
+
+
+@dataclass
+class CheckpointKeeper:
+    """All ContainerCheckpoints of the cluster, as events tell of them."""
+
+    kube: Kube
+    agents: Agents
+    rules: Rules
+    turned_at: float = field(default_factory=lambda: asyncio.get_running_loop().time())
+    """When the loop looked last, by its clock."""
+    _known: dict[str, ContainerCheckpoint] = field(default_factory=dict[str, ContainerCheckpoint])
+    _running: dict[str, asyncio.Task[None]] = field(default_factory=dict[str, "asyncio.Task[None]"])
+
+    def notice(self, checkpoint: ContainerCheckpoint, *, gone: bool) -> None:
+        """Take the object as it is now."""
+        metadata = checkpoint.metadata
+        if gone:
+            self._known.pop(metadata.uid, None)
+            return
+        self._known[metadata.uid] = checkpoint
+        if not needs_nothing(checkpoint) and metadata.uid not in self._running:
+            work = CheckpointTask(self.kube, self.agents, self.rules, metadata.namespace, metadata.name, metadata.uid)
+            task = asyncio.create_task(work.run(), name=f"keeper of {metadata.namespace}/{metadata.name}")
+            self._running[metadata.uid] = task
+            task.add_done_callback(lambda _: self._ended(metadata.uid))
+
+    def _ended(self, uid: str) -> None:
+        """Look at it once more: it may have changed while the task ended."""
+        self._running.pop(uid, None)
+
+    async def run(self) -> None:
+        """Delete what has been kept for long enough, for ever; look again at what has no task."""
+        while True:
+            self.turned_at = asyncio.get_running_loop().time()
+            for checkpoint in list(self._known.values()):
+                self.notice(checkpoint, gone=False)
+            for checkpoint, why in surplus(self._known.values(), self.rules.retention, now()):
+                await self._delete(checkpoint, why)
+            await asyncio.sleep(PERIOD_SECONDS)
+
+    async def stop(self) -> None:
+        tasks = list(self._running.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _delete(self, checkpoint: ContainerCheckpoint, why: str) -> None:
+        name = f"{checkpoint.metadata.namespace}/{checkpoint.metadata.name}"
+        try:
+            await self.kube.delete_checkpoint(checkpoint)
+        except KubeError as error:
+            log.warning("%s was to be deleted (%s) but was not: %s", name, why, error)
+        else:
+            self._known.pop(checkpoint.metadata.uid, None)
+            log.info("%s was deleted: %s", name, why)

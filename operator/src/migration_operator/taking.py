@@ -1,0 +1,159 @@
+"""Takes a checkpoint of a running pod: what stands against it, what is written down, and what its node's agent is told.
+
+Each act can be repeated at any time: the key is made once, and the agent takes one checkpoint for one UID.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from dataclasses import replace
+
+from migration_api.base import now
+from migration_api.checkpoint import CheckpointStatus, ContainerCheckpoint
+from migration_api.migration import ContainerMigration, MigrationSpec
+from migration_api.wire import KEY_BYTES, MigrationRef, RefKind, Shipping, SourceRequest, Stays, Thaw
+from migration_operator.agents import Agents
+from migration_operator.checkpoint_plan import CheckpointObservation
+from migration_operator.checkpoints import described
+from migration_operator.freeze_budget import effective_freeze_budget
+from migration_operator.kube import Kube
+from migration_operator.observation import AgentView, NodeView, PreflightFacts, agent_trouble
+from migration_operator.observe import agent_view, claims_of, node_of, pod_facts_of
+from migration_operator.pods import Pod
+from migration_operator.preflight import room_needed, taking_problems
+from migration_operator.rules import Rules
+from migration_operator.shipping import NoAccess, make_key, secret_facts, store_access, stored_key
+from migration_operator.store_probe import try_store
+from migration_operator.transport_checks import setting_problems
+from migration_operator.transport_facts import TransportFacts
+
+
+def ref_of(checkpoint: ContainerCheckpoint) -> MigrationRef:
+    """Return by what agents know it."""
+    metadata = checkpoint.metadata
+    return MigrationRef(
+        namespace=metadata.namespace, name=metadata.name, uid=metadata.uid, kind=RefKind.CONTAINER_CHECKPOINT
+    )
+
+
+async def look(kube: Kube, agents: Agents, rules: Rules, o: CheckpointObservation) -> CheckpointObservation:
+    """Return the observation with what the taking depends on."""
+    checkpoint, status = o.checkpoint, o.checkpoint.status
+    if checkpoint.spec.migration is not None:
+        return o
+    if status.uid is not None:
+        node = status.source.node_name if status.source else None
+        return replace(o, agent=await agent_view(kube, agents, node, checkpoint.uid))
+    if checkpoint.deleting:
+        return o
+    pod = await kube.pod(checkpoint.metadata.namespace, checkpoint.spec.pod_name or "")
+    facts = await _facts(kube, agents, rules, checkpoint, pod)
+    found = taking_problems(_as_migration(checkpoint), facts, o.now)
+    if not found and facts.agent_problem:
+        return o  # nobody can say yet
+    return replace(o, pod=pod, objection=" ".join(problem.message for problem in found))
+
+
+def _as_migration(checkpoint: ContainerCheckpoint) -> ContainerMigration:
+    """Return what would move the pod in the same way: the checks of a migration's source are those of a taking."""
+    spec = checkpoint.spec
+    same = {
+        "podName": spec.pod_name,
+        "podUID": spec.pod_uid,
+        "containers": spec.containers,
+        "freezeBudgetSeconds": spec.freeze_budget_seconds,
+    }
+    wish = MigrationSpec.model_validate({**same, "transport": spec.transport})
+    return ContainerMigration(metadata=checkpoint.metadata, spec=wish)
+
+
+async def _facts(
+    kube: Kube, agents: Agents, rules: Rules, checkpoint: ContainerCheckpoint, pod: Pod | None
+) -> PreflightFacts:
+    if pod is None:
+        return PreflightFacts(pod=None)
+    source = await node_of(kube, pod.node_name) if pod.node_name else None
+    pod_facts, agent_problem = await pod_facts_of(agents, source, pod)
+    return PreflightFacts(
+        pod=pod,
+        source=source,
+        pod_facts=pod_facts,
+        agent_problem=agent_problem,
+        claims=await claims_of(kube, pod),
+        transport=await _transport(kube, agents, rules, checkpoint, source),
+    )
+
+
+async def _transport(
+    kube: Kube, agents: Agents, rules: Rules, checkpoint: ContainerCheckpoint, source: NodeView | None
+) -> TransportFacts:
+    namespace, transport = checkpoint.metadata.namespace, checkpoint.spec.transport
+    facts = TransportFacts(transport, rules.transport, secret=await secret_facts(kube, namespace, transport))
+    if source is None or source.agent is None or agent_trouble(source.agent, now()) or any(setting_problems(facts)):
+        return facts
+    try:
+        access = await store_access(kube, namespace, transport)
+    except NoAccess:
+        return facts  # it has changed since: the next look says how
+    if access is None:
+        return facts
+    answer, _ = await try_store(agents, access, source.agent, ())
+    return replace(facts, source=answer)
+
+
+async def begin(kube: Kube, o: CheckpointObservation) -> CheckpointStatus:
+    """Make the key and return what is to be written down before anything is touched.
+
+    Raises:
+        NoAccess: another Secret has the key's name.
+        KubeError: the API server could not be asked, or refuses.
+    """
+    checkpoint, pod = o.checkpoint, o.pod
+    if pod is None:
+        raise NoAccess("there is no pod any more")
+    secret = await make_key(kube, checkpoint, base64.b64encode(os.urandom(KEY_BYTES)).decode())
+    node = await node_of(kube, pod.node_name or "")
+    asked = checkpoint.spec.containers
+    status = described(
+        pod,
+        uid=checkpoint.uid,
+        key_secret=secret,
+        containers=tuple(name for name in pod.order if not asked or name in asked),
+        node_name=pod.node_name,
+        facts=node.facts,
+        taken_at=None,
+    )
+    return status.model_copy(update={"begun_at": now(), "phase": "Taking", "message": "its node's agent is told"})
+
+
+async def take(kube: Kube, agents: Agents, checkpoint: ContainerCheckpoint, agent: AgentView) -> None:
+    """Tell the agent on the pod's node.
+
+    Raises:
+        AgentRefused, AgentUnreachable: it will not, or did not answer.
+        NoAccess: key or credentials cannot be had.
+    """
+    status, node = checkpoint.status, agent.node.agent
+    pod = await kube.pod(checkpoint.metadata.namespace, checkpoint.spec.pod_name or "")
+    if status.source is None or node is None or pod is None or pod.uid != status.source.pod_uid:
+        raise NoAccess("the pod was deleted or replaced before its checkpoint was taken")
+    facts = await agents.pod(node, pod.uid)
+    shipping = Shipping(
+        key=await stored_key(kube, checkpoint),
+        store=await store_access(kube, checkpoint.metadata.namespace, checkpoint.spec.transport),
+        stays=Stays.WHEN_IT_ENDED_WELL,
+        bytes_per_second=checkpoint.spec.transport.bytes_per_second,
+    )
+    request = SourceRequest(
+        migration=ref_of(checkpoint),
+        pod_name=pod.name,
+        pod_uid=pod.uid,
+        containers=status.source.containers,
+        order=pod.order,
+        thaw=Thaw.DUMPED,
+        freeze_budget_seconds=effective_freeze_budget(checkpoint.spec.freeze_budget_seconds, pod).whole_seconds,
+        shipping=shipping,
+        expected_bytes=room_needed(facts) if facts else 0,
+    )
+    await agents.put_source(node, request)

@@ -1,0 +1,274 @@
+"""Kept checkpoints: they outlive migration and pod, are restored as often as wanted, and go with their object."""
+
+from __future__ import annotations
+
+import base64
+import json
+import secrets
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from migration_agent.transport.chunks import blob_name
+from migration_agent.transport.store import HOME
+from support.archives import checkpointctl
+from support.cluster import SYSTEM, Kubectl, Manifest, agents, condition, wait_for
+from support.migration import Migrations
+from support.stores import Bucket, Folder
+from support.testbed import Testbed
+from support.workloads import Redis, counter
+
+pytestmark = pytest.mark.testbed
+
+
+class Kept:
+    """The ContainerCheckpoints of a test's namespace, and restores from them."""
+
+    def __init__(self, kubectl: Kubectl, migrations: Migrations) -> None:
+        self.kubectl, self.migrations, self.namespace = kubectl, migrations, migrations.namespace
+
+    def get(self, name: str) -> Manifest | None:
+        return self.kubectl.get("ccp", name, self.namespace)
+
+    def ready(self, name: str) -> Manifest:
+        def found() -> Manifest | None:
+            it = self.get(name)
+            return it if condition(it, "Ready").get("status") in {"True", "False"} else None
+
+        it = wait_for(f"checkpoint {name} to be looked at", found, seconds=40)
+        verdict = condition(it, "Ready")
+        assert verdict["status"] == "True", f"{verdict['reason']}: {verdict['message']}"
+        return it
+
+    def by_migration(self, name: str, pod: str, target: str, **spec: object) -> Manifest:
+        """Move the pod with `retain` and return the ContainerCheckpoint."""
+        self.migrations.start(name, pod, target={"nodeName": target}, retain=True, **spec)
+        done = self.migrations.succeeded(name)
+        return self.ready(done["status"]["checkpoint"]["name"])
+
+    def restore(self, name: str, checkpoint: str, **spec: object) -> None:
+        self.kubectl.apply(
+            {
+                "apiVersion": "containermigration.io/v1alpha1",
+                "kind": "ContainerMigration",
+                "metadata": {"name": name, "namespace": self.namespace},
+                "spec": {"checkpointName": checkpoint, **spec},
+            }
+        )
+
+    def restored(self, name: str) -> str:
+        """Wait for the end of the restore and return the pod's name."""
+        return self.migrations.succeeded(name)["status"]["target"]["podName"]
+
+    def delete(self, name: str) -> None:
+        self.kubectl("delete", "ccp", name, "-n", self.namespace, "--wait=true", timeout=60)
+
+
+@pytest.fixture
+def kept(kubectl: Kubectl, migrations: Migrations) -> Iterator[Kept]:
+    """At the end no checkpoint is left; so no store has anything of them."""
+    yield Kept(kubectl, migrations)
+    kubectl("delete", "ccp", "--all", "-n", migrations.namespace, "--wait=true", timeout=60)
+
+
+@pytest.fixture
+def bucket(testbed: Testbed, kubectl: Kubectl, namespace: str) -> Bucket:
+    it = Bucket(f"e2e-{secrets.token_hex(4)}", testbed.variables("s3"))
+    it.create()
+    kubectl.apply(it.secret(namespace))
+    return it
+
+
+def count(kubectl: Kubectl, namespace: str, pod: str) -> int:
+    return int(kubectl.exec(pod, namespace, "cat", "/tmp/count"))
+
+
+def goes_on(kubectl: Kubectl, namespace: str, pod: str) -> None:
+    before = count(kubectl, namespace, pod)
+    wait_for(f"{pod} to go on", lambda: count(kubectl, namespace, pod) > before + 5, seconds=20)
+
+
+def first_number(kubectl: Kubectl, namespace: str, pod: str) -> int:
+    def found() -> int | None:
+        numbers = [int(line) for line in kubectl.logs(pod, namespace) if line.isdigit()]
+        return numbers[0] if numbers else None
+
+    return wait_for(f"a number in the log of {pod}", found, seconds=20)
+
+
+@pytest.mark.usefixtures("clean_nodes")
+def test_a_kept_checkpoint_runs_on_two_nodes_when_migration_and_pod_are_gone(
+    migrations: Migrations, kept: Kept, nodes: tuple[str, str], folder: Folder, tmp_path: Path
+) -> None:
+    """Through a volume. The archive that the tool makes of it is one that checkpointctl reads."""
+    kubectl = kept.kubectl
+    source, target = nodes
+    migrations.run_pod(counter("counter", migrations.namespace, source))
+    wait_for("some counting", lambda: count(kubectl, migrations.namespace, "counter") > 20, seconds=20)
+    it = kept.by_migration("move", "counter", target, transport=folder.transport)
+    name, status = it["metadata"]["name"], it["status"]
+    moved = migrations.get("move")
+    assert moved is not None
+    uid = moved["metadata"]["uid"]
+    assert (status["uid"], status["source"]["podName"]) == (uid, "counter")
+    assert (status["source"]["nodeName"], status["source"]["containers"]) == (source, ["main"])
+    assert status["sizeBytes"] == moved["status"]["progress"]["bytesTotal"] > 0
+    assert status["images"][0]["container"] == "main"
+    assert f"{HOME}/{uid}/manifest" in folder.content()
+    last = first_number(kubectl, migrations.namespace, moved["status"]["target"]["podName"]) - 1
+
+    kubectl("delete", "cmig", "move", "-n", migrations.namespace, "--wait=true")
+    kubectl("delete", "pod", moved["status"]["target"]["podName"], "-n", migrations.namespace, "--wait=true")
+    wait_for(
+        "the migration's own key to be gone",
+        lambda: kubectl.get("secret", f"migration-key-{uid}", migrations.namespace) is None,
+        seconds=30,
+    )
+    for node in nodes:
+        kept.restore(f"to-{node}", name, target={"nodeName": node})
+    pods = {node: kept.restored(f"to-{node}") for node in nodes}
+    for node, pod in pods.items():
+        running = migrations.running(pod)
+        assert running["spec"]["nodeName"] == node
+        assert first_number(kubectl, migrations.namespace, pod) == last + 1, (
+            "it goes on from the state in the checkpoint"
+        )
+        assert kubectl.exec(pod, migrations.namespace, "cat", "/tmp/kept").strip() == "kept"
+        goes_on(kubectl, migrations.namespace, pod)
+        progress = (migrations.get(f"to-{node}") or {})["status"]["progress"]
+        assert progress["bytesDone"] == progress["bytesTotal"] == status["sizeBytes"]
+        assert "secondsLeft" not in progress
+
+    secret = kubectl.get("secret", status["keySecret"], migrations.namespace)
+    assert secret is not None
+    words = ("--volume", folder.on_nodes, "--uid", uid, "--key-file", "/dev/stdin", "-")
+    agent = next(iter(agents(kubectl).values()))
+    exported = subprocess.run(
+        ("kubectl", "exec", "-i", agent, "-n", SYSTEM, "--", "container-migration", "export", *words),
+        input=secret["data"]["key"].encode(),
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+    (tmp_path / "counter.tar").write_bytes(exported.stdout)
+    [inspected] = json.loads(checkpointctl("inspect", "--all", "--format", "json", tmp_path / "counter.tar"))
+    assert inspected["container_name"] == "main"
+
+    kept.delete(name)
+    assert not [path for path in folder.content() if uid in path]
+    wait_for(
+        "its key to go with it",
+        lambda: kubectl.get("secret", status["keySecret"], migrations.namespace) is None,
+        seconds=30,
+    )
+
+
+@pytest.mark.usefixtures("clean_nodes")
+def test_a_redis_is_kept_in_a_bucket_and_restored_with_its_data_of_then(
+    kubectl: Kubectl, migrations: Migrations, kept: Kept, nodes: tuple[str, str], bucket: Bucket
+) -> None:
+    source, target = nodes
+    redis = Redis(kubectl, migrations.namespace)
+    redis.start(source, client_node=target)
+    keys = redis.fill("redis", mebibytes=16)
+    redis.cli("redis", "SET", "answer", "42")
+    it = kept.by_migration("move", "redis", target, transport=bucket.spec)
+    moved = (migrations.get("move") or {})["status"]["target"]["podName"]
+    redis.cli(moved, "SET", "answer", "43")
+    kept.restore("again", it["metadata"]["name"], target={"nodeName": source})
+    pod = kept.restored("again")
+    assert redis.cli(pod, "GET", "answer") == "42"
+    assert redis.cli(moved, "GET", "answer") == "43"
+    assert int(redis.cli(pod, "DBSIZE")) == keys + 1
+    kept.delete(it["metadata"]["name"])
+    assert not bucket.objects()
+
+
+def refusal(migrations: Migrations, name: str) -> str:
+    done = migrations.finished(name)
+    verdict = condition(done, "Succeeded")
+    assert verdict["status"] == "False"
+    return f"{verdict['reason']}: {verdict['message']}"
+
+
+@pytest.mark.usefixtures("clean_nodes")
+def test_what_is_damaged_or_has_no_key_is_refused_and_says_what_to_do(
+    kubectl: Kubectl, migrations: Migrations, kept: Kept, nodes: tuple[str, str], folder: Folder
+) -> None:
+    source, target = nodes
+    migrations.run_pod(counter("counter", migrations.namespace, source))
+    it = kept.by_migration("move", "counter", target, transport=folder.transport)
+    name, uid, key_secret = it["metadata"]["name"], it["status"]["uid"], it["status"]["keySecret"]
+    chunk = folder.path / HOME / uid / blob_name("main/images/pages-1.img", 0)
+    whole = chunk.read_bytes()
+    chunk.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    kept.restore("damaged", name)
+    said = refusal(migrations, "damaged")
+    assert said.startswith("NotRestored: ")
+    assert "entry main/images/pages-1.img, chunk 0 is not authentic" in said
+    chunk.write_bytes(whole)
+
+    secret = kubectl.get("secret", key_secret, migrations.namespace)
+    assert secret is not None
+    kubectl("delete", "secret", key_secret, "-n", migrations.namespace)
+    kept.restore("no-key", name)
+    said = refusal(migrations, "no-key")
+    assert f"CheckpointKeyUnusable: there is no Secret {key_secret}" in said
+    assert "create it anew from your copy" in said
+    metadata = {key: secret["metadata"][key] for key in ("name", "namespace", "labels", "ownerReferences")}
+    other = base64.b64encode(bytes(32)).decode()
+    kubectl.apply({**secret, "metadata": metadata, "data": {"key": other}})
+    kept.restore("wrong-key", name)
+    said = refusal(migrations, "wrong-key")
+    assert "the manifest is not authentic" in said
+    kubectl("delete", "secret", key_secret, "-n", migrations.namespace)
+    kubectl.apply({**secret, "metadata": metadata})
+    kept.restore("right-key", name)
+    kept.restored("right-key")
+
+    account = kubectl("create", "token", "default", "-n", migrations.namespace).stdout.strip()
+    somebody = Kubectl(account)
+    grant(kubectl, migrations.namespace)
+    done = somebody(
+        *("create", "-f", "-"),
+        check=False,
+        stdin=json.dumps(
+            {
+                "apiVersion": "containermigration.io/v1alpha1",
+                "kind": "ContainerMigration",
+                "metadata": {"name": "not-mine", "namespace": migrations.namespace},
+                "spec": {"checkpointName": name},
+            }
+        ),
+    )
+    assert "must be allowed to create pods" in done.stderr
+
+
+def grant(kubectl: Kubectl, namespace: str) -> None:
+    """Let the namespace's default account create migrations, and nothing else."""
+    words = ("-n", namespace, "--verb=create,get,list", "--resource=containermigrations.containermigration.io")
+    kubectl("create", "role", "migrator", *words)
+    kubectl(
+        "create", "rolebinding", "migrator", "-n", namespace, "--role=migrator", f"--serviceaccount={namespace}:default"
+    )
+
+
+@pytest.mark.usefixtures("clean_nodes")
+def test_a_store_that_is_gone_holds_no_object_for_ever(
+    kubectl: Kubectl, migrations: Migrations, kept: Kept, nodes: tuple[str, str], folder: Folder
+) -> None:
+    source, target = nodes
+    migrations.run_pod(counter("counter", migrations.namespace, source))
+    name = kept.by_migration("move", "counter", target, transport=folder.transport)["metadata"]["name"]
+    away = folder.path.with_name(f"{folder.path.name}-away")
+    folder.path.rename(away)
+    try:
+        kept.delete(name)
+        events = kubectl.list("events", "-n", migrations.namespace, "--field-selector=reason=NotRemoved")
+        assert len(events) == 1
+        assert "was not removed" in events[0]["message"]
+        assert "mount it on this node" in events[0]["message"]
+    finally:
+        away.rename(folder.path)
