@@ -272,3 +272,87 @@ def test_a_store_that_is_gone_holds_no_object_for_ever(
         assert "mount it on this node" in events[0]["message"]
     finally:
         away.rename(folder.path)
+
+
+def take(kubectl: Kubectl, namespace: str, name: str, **spec: object) -> None:
+    kubectl.apply(
+        {
+            "apiVersion": "containermigration.io/v1alpha1",
+            "kind": "ContainerCheckpoint",
+            "metadata": {"name": name, "namespace": namespace},
+            "spec": spec,
+        }
+    )
+
+
+@pytest.mark.usefixtures("clean_nodes")
+def test_a_running_pod_s_checkpoint_is_taken_and_it_goes_on_without_a_gap(
+    kubectl: Kubectl, migrations: Migrations, kept: Kept, nodes: tuple[str, str], folder: Folder
+) -> None:
+    """And of its series only as many and as young ones are kept as is said."""
+    source, target = nodes
+    before = migrations.run_pod(counter("counter", migrations.namespace, source))
+    for number in range(3):
+        here = count(kubectl, migrations.namespace, "counter")
+        take(
+            kubectl,
+            migrations.namespace,
+            f"c{number}",
+            podName="counter",
+            transport=folder.transport,
+            retention={"count": 2},
+        )
+        it = kept.ready(f"c{number}")
+        assert it["status"]["source"] == {
+            "podName": "counter",
+            "podUID": before["metadata"]["uid"],
+            "nodeName": source,
+            "containers": ["main"],
+        }
+        assert 0 < float(it["status"]["freezeSeconds"]) < 10
+        goes_on(kubectl, migrations.namespace, "counter")
+        assert count(kubectl, migrations.namespace, "counter") > here
+    wait_for("the oldest to go", lambda: kept.get("c0") is None, seconds=30)
+    assert kept.get("c1")
+    assert len({path.split("/")[1] for path in folder.content()}) == 2
+
+    kept.restore("again", "c1", target={"nodeName": target})
+    pod = kept.restored("again")
+    numbers = [int(line) for line in kubectl.logs("counter", migrations.namespace) if line.isdigit()]
+    assert numbers == list(range(1, numbers[-1] + 1)), "no gap, no start from the beginning"
+    assert first_number(kubectl, migrations.namespace, pod) in numbers, "the copy goes on from where the pod was then"
+    running = migrations.pod("counter")
+    assert running is not None
+    assert running["status"]["containerStatuses"][0]["restartCount"] == 0
+
+    take(
+        kubectl,
+        migrations.namespace,
+        "young",
+        podName="counter",
+        transport=folder.transport,
+        retention={"ageSeconds": 5, "count": 100},
+    )
+    wait_for("it to be taken and to go for its age", lambda: kept.get("young") is None, seconds=60)
+
+
+@pytest.mark.usefixtures("clean_nodes")
+def test_what_cannot_be_taken_says_why_and_an_object_that_is_deleted_meanwhile_leaves_nothing(
+    kubectl: Kubectl, migrations: Migrations, kept: Kept, nodes: tuple[str, str], folder: Folder
+) -> None:
+    take(kubectl, migrations.namespace, "nobody", podName="nobody", transport=folder.transport)
+
+    def verdict() -> Manifest | None:
+        found = condition(kept.get("nobody"), "Ready")
+        return found if found.get("status") == "False" else None
+
+    refused = wait_for("the refusal", verdict, seconds=20)
+    assert (refused["reason"], "PodNotFound" in refused["message"]) == ("NotTaken", True)
+
+    migrations.run_pod(counter("counter", migrations.namespace, nodes[0]))
+    slow = {**folder.transport, "bytesPerSecond": 65536}
+    take(kubectl, migrations.namespace, "slow", podName="counter", transport=slow)
+    wait_for("something in the store", lambda: any("-0000" in path for path in folder.content()), seconds=40)
+    kept.delete("slow")
+    goes_on(kubectl, migrations.namespace, "counter")
+    wait_for("an empty store", lambda: not folder.content(), seconds=30)
