@@ -20,7 +20,7 @@ from migration_agent.processes import Processes
 from migration_agent.runtime.interface import Container, ContainerStatus, Dump, RuntimeFailure, Shared
 from migration_agent.seen import Gone, Seen
 from migration_api.migration import Decision, Outcome
-from migration_api.wire import Connections, Failure, MigrationRef, Shipping, SourceRequest, TargetRequest, Thaw
+from migration_api.wire import Connections, Failure, MigrationRef, RefKind, Shipping, SourceRequest, TargetRequest, Thaw
 
 MIGRATION = "0b0e2b8e-migration"
 SOURCE_POD = "5a5a5a5a-source"
@@ -35,15 +35,17 @@ def source_request(
     containers: tuple[str, ...] = ("main",),
     order: tuple[str, ...] = (),
     thaw: Thaw = Thaw.DECIDED,
+    *,
+    taking: bool = False,
 ) -> SourceRequest:
     return SourceRequest(
-        migration=REF,
+        migration=REF.model_copy(update={"kind": RefKind.CONTAINER_CHECKPOINT}) if taking else REF,
         pod_name="redis",
         pod_uid=SOURCE_POD,
         containers=containers,
         order=order,
-        target_node="node-b",
-        thaw=thaw,
+        target_node=None if taking else "node-b",
+        thaw=Thaw.DUMPED if taking else thaw,
         freeze_budget_seconds=budget,
         shipping=SHIPPING,
     )
@@ -112,7 +114,7 @@ class FakeRegisters:
 
     async def read(self, ref: MigrationRef) -> Seen | Gone:
         self._demand()
-        assert ref == REF
+        assert ref.uid == REF.uid
         return self.cluster.migration or Gone()
 
     async def propose(self, ref: MigrationRef, decision: Decision, failure: Failure | None = None) -> Seen | Gone:

@@ -57,6 +57,6 @@ def checkpoint(
     }
     return ContainerCheckpoint(
         metadata=Metadata(**fields),
-        spec=CheckpointSpec.model_validate(spec),
-        status=CheckpointStatus.model_validate(described),
+        spec=CheckpointSpec.model_validate({name: value for name, value in spec.items() if value is not None}),
+        status=CheckpointStatus.model_validate({name: v for name, v in described.items() if v is not None}),
     )

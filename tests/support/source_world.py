@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from migration_agent.journal import SourceRecord
+from migration_agent.seen import Seen
 from migration_agent.source import SourceSide, SourceTools
 from migration_agent.vault import Vault
 from migration_api.wire import SourceState, Thaw
@@ -38,6 +39,8 @@ class World:
     node: FakeNode = field(default_factory=FakeNode)
     peers: FakePeers = field(default_factory=FakePeers)
     thaw: Thaw = Thaw.DECIDED
+    taking: bool = False
+    """For a ContainerCheckpoint: there is no target."""
 
     def __post_init__(self) -> None:
         self.journal = journal_at(self.root)
@@ -45,7 +48,10 @@ class World:
         self.vault.keep(MIGRATION, SHIPPING)
         self.registers = FakeRegisters(self.cluster)
         self.journal.claim(SOURCE_POD, MIGRATION)
-        self.journal.save(SourceRecord(request=source_request(thaw=self.thaw).task, boot_id=self.clock.boot))
+        if self.taking:
+            self.cluster.migration = Seen(source_node="node-a", source_pod_uid=SOURCE_POD)
+        request = source_request(thaw=self.thaw, taking=self.taking)
+        self.journal.save(SourceRecord(request=request.task, boot_id=self.clock.boot))
         self.side = self.agent(restarted=False)
 
     def agent(self, *, restarted: bool = True) -> SourceSide:

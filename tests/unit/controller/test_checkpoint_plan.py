@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
-from migration_api.checkpoint import POD_BYTES
+from migration_api.checkpoint import POD_BYTES, ContainerCheckpoint
 from migration_api.checkpoint_reasons import CheckpointReason
+from migration_api.conditions import Reason
+from migration_api.wire import Failure, SourceReport, SourceState
 from migration_operator.checkpoint_plan import CheckpointAction as Action
-from migration_operator.checkpoint_plan import CheckpointObservation, Trouble, next_checkpoint_action, with_ready
+from migration_operator.checkpoint_plan import (
+    CheckpointObservation,
+    Trouble,
+    next_checkpoint_action,
+    why_not_taken,
+    with_ready,
+)
 from migration_operator.checkpoints import checkpoint_name, described, kept_manifest, kept_pod, series_of
 from migration_operator.pods import Pod
 from support.checkpoints import VOLUME, checkpoint
-from support.controller import NOW, UID, manifest, migration, of_deployment, source_pod, target_pod
+from support.controller import NOW, SOURCE, UID, agent, manifest, migration, of_deployment, source_pod, target_pod
 
 AWAY = Trouble(CheckpointReason.STORE_UNAVAILABLE, "it is away")
 LOST = Trouble(CheckpointReason.STORE_UNAVAILABLE, "its Secret is gone", passing=False)
@@ -90,3 +99,66 @@ def test_what_is_described() -> None:
         described(huge, uid=UID, key_secret="k", containers=("main",), node_name=None, facts=None, taken_at=None).pod
         is None
     )
+
+
+def taking(*, begun: bool = True, ready: str = "Unknown", **metadata: Any) -> ContainerCheckpoint:
+    """Return a checkpoint that is to be taken from the pod `redis`."""
+    spec: dict[str, Any] = {"migration": None, "podName": "redis"}
+    status: dict[str, Any] = {"begunAt": NOW} if begun else {"uid": None, "source": None}
+    return checkpoint(ready=ready, spec=spec, status=status, **metadata)
+
+
+SENT = SourceReport(state=SourceState.THAWED, settled=True, sent_at=NOW)
+FAILED = SourceReport(
+    state=SourceState.THAWED, settled=True, failure=Failure(reason=Reason.CHECKPOINT_FAILED, message="CRIU says no")
+)
+
+
+@pytest.mark.parametrize(
+    ("it", "more", "action"),
+    [
+        (taking(begun=False), {}, Action.WAIT),
+        (taking(begun=False), {"objection": "PodNotFound: there is none"}, Action.FAIL),
+        (taking(begun=False, finalizers=()), {"objection": ""}, Action.ADOPT),
+        (taking(begun=False), {"objection": ""}, Action.BEGIN),
+        (taking(begun=False, ready="False"), {}, Action.REST),
+        (taking(), {"agent": agent(SOURCE)}, Action.TAKE),
+        (taking(), {"agent": agent(SOURCE), "refusal": "another migration has it"}, Action.FAIL),
+        (taking(), {"agent": agent(SOURCE, problem="timeout")}, Action.WAIT),
+        (taking(), {"agent": agent(SOURCE, problem="timeout", ready=False)}, Action.FAIL),
+        (taking(), {"agent": agent(SOURCE, source=SourceReport(state=SourceState.FROZEN))}, Action.WAIT),
+        (taking(), {"agent": agent(SOURCE, source=SENT)}, Action.KEEP),
+        (taking(), {"agent": agent(SOURCE, source=FAILED)}, Action.FAIL),
+        (taking(ready="True"), {"agent": agent(SOURCE, source=SENT)}, Action.FORGET),
+        (taking(ready="False"), {"agent": agent(SOURCE, source=FAILED)}, Action.FORGET),
+        (
+            taking(ready="False"),
+            {"agent": agent(SOURCE, source=SourceReport(state=SourceState.FROZEN))},
+            Action.WAIT,
+        ),
+        (taking(ready="True"), {"agent": agent(SOURCE)}, Action.REST),
+        (
+            taking(deletion_timestamp=NOW),
+            {"agent": agent(SOURCE, source=SourceReport(state=SourceState.FROZEN))},
+            Action.WAIT,
+        ),
+        (taking(deletion_timestamp=NOW), {"agent": agent(SOURCE, source=SENT)}, Action.FORGET),
+        (taking(deletion_timestamp=NOW), {"agent": agent(SOURCE)}, Action.REMOVE),
+        (taking(deletion_timestamp=NOW), {"agent": agent(SOURCE, problem="gone", ready=False)}, Action.REMOVE),
+    ],
+)
+def test_the_next_action_of_a_taking(it: ContainerCheckpoint, more: dict[str, Any], action: Action) -> None:
+    assert next_checkpoint_action(CheckpointObservation(NOW, it, **more)) is action
+
+
+def test_a_taking_has_a_deadline_and_says_so() -> None:
+    going = agent(SOURCE, source=SourceReport(state=SourceState.DUMPED))
+    o = CheckpointObservation(NOW + timedelta(seconds=601), taking(), agent=going)
+    assert next_checkpoint_action(o) is Action.FAIL
+    assert "not complete within 600 s" in why_not_taken(o)
+    assert why_not_taken(CheckpointObservation(NOW, taking(), agent=agent(SOURCE, source=FAILED))) == "CRIU says no"
+
+
+def test_it_lies_under_its_own_uid() -> None:
+    assert taking().uid == taking().metadata.uid
+    assert checkpoint().uid == UID
