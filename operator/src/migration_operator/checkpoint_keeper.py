@@ -317,8 +317,11 @@ class CheckpointKeeper:
         if gone:
             self._known.pop(metadata.uid, None)
             return
+        new = metadata.uid not in self._known
         self._known[metadata.uid] = checkpoint
-        if not needs_nothing(checkpoint) and metadata.uid not in self._running:
+        # An earlier operator may have died before the agent forgot the taking: it is looked at once.
+        taken = new and checkpoint.spec.migration is None and checkpoint.status.uid is not None
+        if (taken or not needs_nothing(checkpoint)) and metadata.uid not in self._running:
             work = CheckpointTask(self.kube, self.agents, self.rules, metadata.namespace, metadata.name, metadata.uid)
             task = asyncio.create_task(work.run(), name=f"keeper of {metadata.namespace}/{metadata.name}")
             self._running[metadata.uid] = task

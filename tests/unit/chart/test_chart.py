@@ -112,7 +112,7 @@ def test_the_package_is_small_and_holds_the_chart_alone(helm: Helm, tmp_path: Pa
         packed = {name.removeprefix("container-migration/") for name in archive.getnames()}
     inside = {str(p.relative_to(ROOT)) for folder in ("crds", "templates") for p in (ROOT / folder).iterdir()}
     assert packed == inside | {"Chart.yaml", "LICENSE", "values.yaml", "values.schema.json"}
-    assert sum(name.startswith("crds/") for name in packed) == 2
+    assert sum(name.startswith("crds/") for name in packed) == 3
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda p: p.name)
