@@ -356,3 +356,24 @@ def test_what_cannot_be_taken_says_why_and_an_object_that_is_deleted_meanwhile_l
     kept.delete("slow")
     goes_on(kubectl, migrations.namespace, "counter")
     wait_for("an empty store", lambda: not folder.content(), seconds=30)
+
+
+def test_only_the_operator_says_what_is_stored_where(
+    kubectl: Kubectl, migrations: Migrations, kept: Kept, folder: Folder
+) -> None:
+    """Whoever could would have others' data removed with his object, or a pod made as he likes."""
+    foreign = {
+        "apiVersion": "containermigration.io/v1alpha1",
+        "kind": "ContainerCheckpoint",
+        "metadata": {"name": "foreign", "namespace": migrations.namespace},
+        "spec": {"migration": {"name": "move", "uid": "somebody-s"}, "transport": folder.transport},
+    }
+    done = kubectl("create", "-f", "-", "--dry-run=server", stdin=json.dumps(foreign), check=False)
+    assert "only the migration operator makes the ContainerCheckpoint of a migration" in done.stderr
+    take(kubectl, migrations.namespace, "nobody", podName="nobody", transport=folder.transport)
+    pod = json.dumps({"status": {"pod": "{}", "uid": "somebody-s"}})
+    words = ("patch", "ccp", "nobody", "-n", migrations.namespace, "--subresource=status", "--type=merge", "-p", pod)
+    assert "only the migration operator writes the status" in kubectl(*words, check=False).stderr
+    changed = json.dumps({"spec": {"podName": "another"}})
+    words = ("patch", "ccp", "nobody", "-n", migrations.namespace, "--type=merge", "-p", changed)
+    assert "spec.podName is immutable" in kubectl(*words, check=False).stderr

@@ -94,7 +94,7 @@ def case(fresh: Case) -> Case:
 
 def test_policies_are_free_of_type_warnings(kubectl: Kubectl) -> None:
     policies = [p for p in kubectl.list("validatingadmissionpolicies") if p["metadata"]["name"].startswith(SYSTEM)]
-    assert len(policies) == 9
+    assert len(policies) == 11
     for policy in policies:
         name, generation = policy["metadata"]["name"], policy["metadata"]["generation"]
 
