@@ -131,12 +131,13 @@ def _place(spec: Json, placement: Json, target: Target, excluded: list[str], avo
     pins = [_named("In", target.node_name)] if target.node_name else [_named("NotIn", node) for node in excluded]
     affinity = copy.deepcopy(mapping(placement.get("affinity")))
     node_affinity = affinity.setdefault("nodeAffinity", {})
-    required = node_affinity.setdefault("requiredDuringSchedulingIgnoredDuringExecution", {})
-    # Terms are alternatives: the pin belongs in each of them.
-    terms = mappings(required.get("nodeSelectorTerms")) or [{}]
-    for term in terms:
-        term["matchFields"] = [*mappings(term.get("matchFields")), *pins]
-    required["nodeSelectorTerms"] = terms
+    if pins:  # an empty term would match no node at all
+        required = node_affinity.setdefault("requiredDuringSchedulingIgnoredDuringExecution", {})
+        # Terms are alternatives: the pin belongs in each of them.
+        terms = mappings(required.get("nodeSelectorTerms")) or [{}]
+        for term in terms:
+            term["matchFields"] = [*mappings(term.get("matchFields")), *pins]
+        required["nodeSelectorTerms"] = terms
     if avoided and not target.node_name:
         quiet = {"weight": 100, "preference": {"matchFields": [_named("NotIn", node) for node in avoided]}}
         preferred = "preferredDuringSchedulingIgnoredDuringExecution"

@@ -11,7 +11,7 @@ import pytest
 from migration_api.conditions import PreflightReason as R
 from migration_api.conditions import Reason
 from migration_api.migration import ContainerMigration
-from migration_api.names import ANNOTATION_MIGRATION, ANNOTATION_OWNER, LABEL_MIGRATION
+from migration_api.names import ANNOTATION_MIGRATION, ANNOTATION_OWNER, LABEL_CLONE, LABEL_MIGRATION
 from migration_api.wire import TargetState
 from migration_operator.observation import Observation, PreflightFacts, origin_view, stored_pod
 from migration_operator.plan import plan
@@ -108,6 +108,8 @@ def test_the_pod_is_the_one_of_then_under_a_name_of_its_own() -> None:
     assert ANNOTATION_OWNER not in made["metadata"]["annotations"]
     assert made["spec"]["initContainers"][0]["name"].startswith("migration-late-gate-")
     assert "nodeName" not in made["spec"]
+    assert made["spec"]["affinity"] == {"nodeAffinity": {}}, "an empty term would match no node"
+    assert made["metadata"]["labels"] == {LABEL_MIGRATION: UID, LABEL_CLONE: "true"}
 
 
 def test_a_description_says_nothing_of_the_namespace() -> None:
