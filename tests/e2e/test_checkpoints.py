@@ -228,11 +228,9 @@ def test_what_is_damaged_or_has_no_key_is_refused_and_says_what_to_do(
     kept.restore("right-key", name)
     kept.restored("right-key")
 
-    account = kubectl("create", "token", "default", "-n", migrations.namespace).stdout.strip()
-    somebody = Kubectl(account)
     grant(kubectl, migrations.namespace)
-    done = somebody(
-        *("create", "-f", "-"),
+    done = kubectl(
+        *("create", "-f", "-", f"--as=system:serviceaccount:{migrations.namespace}:default"),
         check=False,
         stdin=json.dumps(
             {
