@@ -114,7 +114,8 @@ def test_a_kept_checkpoint_runs_on_two_nodes_when_migration_and_pod_are_gone(
     uid = moved["metadata"]["uid"]
     assert (status["uid"], status["source"]["podName"]) == (uid, "counter")
     assert (status["source"]["nodeName"], status["source"]["containers"]) == (source, ["main"])
-    assert status["sizeBytes"] == moved["status"]["progress"]["bytesTotal"] > 0
+    progress = moved["status"]["progress"]
+    assert status["sizeBytes"] == progress["bytesTotal"] == progress["bytesDone"] > 0
     assert status["images"][0]["container"] == "main"
     assert f"{HOME}/{uid}/manifest" in folder.content()
     last = first_number(kubectl, migrations.namespace, moved["status"]["target"]["podName"]) - 1

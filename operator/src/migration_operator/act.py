@@ -14,10 +14,10 @@ from migration_api.failpoints import Failpoint, reach
 from migration_api.migration import Decision, MigrationStatus, Outcome, TcpConnections
 from migration_api.names import FINALIZER
 from migration_api.node import MigrationNode
-from migration_api.wire import Failure, MigrationRef, Shipping, SourceRequest, StoredRef, TargetRequest, Thaw
+from migration_api.wire import Failure, MigrationRef, Shipping, SourceRequest, TargetRequest, Thaw
 from migration_operator.agents import AgentRefused, Agents, AgentUnreachable
+from migration_operator.asked import Incomplete, budget_of, containers_of, order_of, stored_of
 from migration_operator.events import events
-from migration_operator.freeze_budget import effective_freeze_budget
 from migration_operator.generated import late_gate_name, names_of
 from migration_operator.keeping import keep
 from migration_operator.kube import Kube, KubeError
@@ -45,10 +45,6 @@ class Refused(Exception):
     def __init__(self, failure: Failure) -> None:
         self.failure = failure
         super().__init__(failure.message)
-
-
-class Incomplete(Exception):
-    """What was observed does not have what the action needs: the plan must not have asked for it."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +167,7 @@ async def _create_target(turn: Turn) -> None:
                 name,
                 excluded=excluded,
                 avoided=turn.queue.full(),
-                moved=_containers(o),
+                moved=containers_of(o),
                 late=bool(o.late),
             )
         )
@@ -231,11 +227,11 @@ async def _prepare_target(turn: Turn) -> None:
         migration=turn.ref,
         pod_name=o.target_pod.name,
         pod_uid=o.target_pod.uid,
-        containers=_containers(o),
-        order=_order(o),
+        containers=containers_of(o),
+        order=order_of(o),
         source_node=o.source_agent.node.name if o.source_agent else None,
-        stored=_stored(o),
-        freeze_budget_seconds=_freeze_budget(o, origin),
+        stored=stored_of(o),
+        freeze_budget_seconds=budget_of(o, origin),
         shipping=await _shipping(turn),
         expected_bytes=await _expected_bytes(turn, origin),
         init=tuple(name for name in o.target_pod.init_names if name in {*generated, *origin.init_names}),
@@ -254,12 +250,12 @@ async def _checkpoint(turn: Turn) -> None:
         migration=turn.ref,
         pod_name=o.source_pod.name,
         pod_uid=o.source_pod.uid,
-        containers=_containers(o),
-        order=_order(o),
+        containers=containers_of(o),
+        order=order_of(o),
         target_node=o.target_agent.node.name,
         thaw=Thaw.DUMPED if o.clone else Thaw.DECIDED,
         refuse_connections=o.migration.spec.tcp_connections is TcpConnections.REFUSE,
-        freeze_budget_seconds=_freeze_budget(o, o.source_pod),
+        freeze_budget_seconds=budget_of(o, o.source_pod),
         shipping=await _shipping(turn),
         expected_bytes=await _expected_bytes(turn, o.source_pod),
     )
@@ -283,32 +279,6 @@ async def _expected_bytes(turn: Turn, source: Pod) -> int:
         return 0
     facts = await turn.agents.pod(view.node.agent, source.uid)
     return room_needed(facts) if facts else 0
-
-
-def _stored(o: Observation) -> StoredRef | None:
-    """Return what the target's agent is to fetch by itself."""
-    checkpoint = o.checkpoint
-    if checkpoint is None:
-        return None
-    if checkpoint.status.digest is None:
-        raise Incomplete("nobody has looked at the checkpoint in its store")
-    return StoredRef(uid=checkpoint.uid, digest=checkpoint.status.digest)
-
-
-def _order(o: Observation) -> tuple[str, ...]:
-    return o.origin_pod.order if o.origin_pod else ()
-
-
-def _containers(o: Observation) -> tuple[str, ...]:
-    """Return those that move, in the pod's order, whatever the order in which the user named them."""
-    kept = o.checkpoint.status.source if o.checkpoint else None
-    asked = kept.containers if kept else o.migration.spec.containers
-    return tuple(name for name in _order(o) if not asked or name in asked)
-
-
-def _freeze_budget(o: Observation, source: Pod) -> int:
-    """Return what the agents enforce: a liveness probe must never kill a frozen source."""
-    return effective_freeze_budget(o.migration.spec.freeze_budget_seconds, source).whole_seconds
 
 
 def _published(agent: AgentView | None) -> MigrationNode:
