@@ -67,8 +67,9 @@ class Kept:
 
 
 @pytest.fixture
-def kept(kubectl: Kubectl, migrations: Migrations) -> Iterator[Kept]:
-    """At the end no checkpoint is left; so no store has anything of them."""
+def kept(kubectl: Kubectl, migrations: Migrations, folder: Folder) -> Iterator[Kept]:
+    """At the end no checkpoint is left, while the folder is still there; so no store has anything of them."""
+    assert folder.path.exists()
     yield Kept(kubectl, migrations)
     kubectl("delete", "ccp", "--all", "-n", migrations.namespace, "--wait=true", timeout=60)
 
