@@ -16,6 +16,7 @@ from support import programs as programs_support
 from support import testbed as testbed_support
 from support.cluster import Kubectl, NotInTimeError, agents, schedulable, wait_for, what_happened, workers
 from support.follower import Follower
+from support.kept import Kept
 from support.migration import Migrations, leftovers
 from support.stores import Folder
 from support.table import Table
@@ -178,6 +179,14 @@ def namespace(api: Kubectl) -> Iterator[str]:
 def migrations(kubectl: Kubectl, namespace: str) -> Migrations:
     """The migrations and pods of the test's namespace."""
     return Migrations(kubectl, namespace)
+
+
+@pytest.fixture
+def kept(kubectl: Kubectl, migrations: Migrations, folder: Folder) -> Iterator[Kept]:
+    """At the end no checkpoint is left, while the folder is still there; so no store has anything of them."""
+    assert folder.path.exists()
+    yield Kept(kubectl, migrations)
+    kubectl("delete", "ccp", "--all", "-n", migrations.namespace, "--wait=true", timeout=60)
 
 
 @pytest.fixture

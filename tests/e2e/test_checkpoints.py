@@ -5,73 +5,21 @@ from __future__ import annotations
 import base64
 import json
 import secrets
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from migration_agent.transport.chunks import blob_name
 from migration_agent.transport.store import HOME
-from support.archives import checkpointctl
-from support.cluster import SYSTEM, Kubectl, Manifest, agents, condition, wait_for
+from support.archives import checkpointctl, tool
+from support.cluster import Kubectl, Manifest, condition, wait_for
+from support.kept import Kept
 from support.migration import Migrations
 from support.stores import Bucket, Folder
 from support.testbed import Testbed
 from support.workloads import Redis, counter
 
 pytestmark = pytest.mark.testbed
-
-
-class Kept:
-    """The ContainerCheckpoints of a test's namespace, and restores from them."""
-
-    def __init__(self, kubectl: Kubectl, migrations: Migrations) -> None:
-        self.kubectl, self.migrations, self.namespace = kubectl, migrations, migrations.namespace
-
-    def get(self, name: str) -> Manifest | None:
-        return self.kubectl.get("ccp", name, self.namespace)
-
-    def ready(self, name: str) -> Manifest:
-        def found() -> Manifest | None:
-            it = self.get(name)
-            return it if condition(it, "Ready").get("status") in {"True", "False"} else None
-
-        it = wait_for(f"checkpoint {name} to be looked at", found, seconds=40)
-        verdict = condition(it, "Ready")
-        assert verdict["status"] == "True", f"{verdict['reason']}: {verdict['message']}"
-        return it
-
-    def by_migration(self, name: str, pod: str, target: str, **spec: object) -> Manifest:
-        """Move the pod with `retain` and return the ContainerCheckpoint."""
-        self.migrations.start(name, pod, target={"nodeName": target}, retain=True, **spec)
-        done = self.migrations.succeeded(name)
-        return self.ready(done["status"]["checkpoint"]["name"])
-
-    def restore(self, name: str, checkpoint: str, **spec: object) -> None:
-        self.kubectl.apply(
-            {
-                "apiVersion": "containermigration.io/v1alpha1",
-                "kind": "ContainerMigration",
-                "metadata": {"name": name, "namespace": self.namespace},
-                "spec": {"checkpointName": checkpoint, **spec},
-            }
-        )
-
-    def restored(self, name: str) -> str:
-        """Wait for the end of the restore and return the pod's name."""
-        return self.migrations.succeeded(name)["status"]["target"]["podName"]
-
-    def delete(self, name: str) -> None:
-        self.kubectl("delete", "ccp", name, "-n", self.namespace, "--wait=true", timeout=60)
-
-
-@pytest.fixture
-def kept(kubectl: Kubectl, migrations: Migrations, folder: Folder) -> Iterator[Kept]:
-    """At the end no checkpoint is left, while the folder is still there; so no store has anything of them."""
-    assert folder.path.exists()
-    yield Kept(kubectl, migrations)
-    kubectl("delete", "ccp", "--all", "-n", migrations.namespace, "--wait=true", timeout=60)
 
 
 @pytest.fixture
@@ -146,15 +94,7 @@ def test_a_kept_checkpoint_runs_on_two_nodes_when_migration_and_pod_are_gone(
     secret = kubectl.get("secret", status["keySecret"], migrations.namespace)
     assert secret is not None
     words = ("--volume", folder.on_nodes, "--uid", uid, "--key-file", "/dev/stdin", "-")
-    agent = next(iter(agents(kubectl).values()))
-    exported = subprocess.run(
-        ("kubectl", "exec", "-i", agent, "-n", SYSTEM, "--", "container-migration", "export", *words),
-        input=secret["data"]["key"].encode(),
-        capture_output=True,
-        check=True,
-        timeout=60,
-    )
-    (tmp_path / "counter.tar").write_bytes(exported.stdout)
+    (tmp_path / "counter.tar").write_bytes(tool(kubectl, "export", *words, stdin=secret["data"]["key"].encode()))
     [inspected] = json.loads(checkpointctl("inspect", "--all", "--format", "json", tmp_path / "counter.tar"))
     assert inspected["container_name"] == "main"
 

@@ -1,11 +1,8 @@
-"""A real checkpoint as an archive: the real checkpointctl reads it, and an archive of the real podman is imported."""
+"""An archive of the real podman is imported, and comes back; the other way round is S1 in test_seed.py."""
 
 from __future__ import annotations
 
-import json
-import re
 import secrets
-import subprocess
 import tarfile
 from collections.abc import Iterator
 from io import BytesIO
@@ -14,27 +11,13 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from migration_agent.transport.store import HOME
-from support.archives import checkpointctl
-from support.cluster import SYSTEM, Kubectl, agents, on_node, wait_for
-from support.migration import WORKLOAD, Migrations
-from support.stores import Folder, watching
+from support.archives import checkpointctl, tool
+from support.cluster import Kubectl, on_node
+from support.migration import WORKLOAD
+from support.stores import Folder
 from support.testbed import Testbed
-from support.workloads import Redis
 
 pytestmark = [pytest.mark.testbed, pytest.mark.timeout(600)]
-
-MARKER = "a-marker-that-checkpointctl-must-find"
-SLOW = 8 * 1024 * 1024
-
-
-def tool(kubectl: Kubectl, *words: str, stdin: bytes = b"") -> bytes:
-    """Run the command of the agent's image in an agent's pod."""
-    pod = next(iter(agents(kubectl).values()))
-    command = ("kubectl", "exec", "-i", pod, "-n", SYSTEM, "--", "container-migration", *words)
-    done = subprocess.run(command, input=stdin, capture_output=True, check=False, timeout=120)
-    assert done.returncode == 0, done.stderr.decode()
-    return done.stdout
 
 
 def members(archive: bytes) -> dict[str, tarfile.TarInfo]:
@@ -43,45 +26,6 @@ def members(archive: bytes) -> dict[str, tarfile.TarInfo]:
         tarfile.open(fileobj=plain, mode="r|") as tar,
     ):
         return {member.name: member for member in tar}
-
-
-@pytest.mark.usefixtures("clean_nodes")
-def test_checkpointctl_reads_the_checkpoint_of_a_redis(
-    kubectl: Kubectl, migrations: Migrations, nodes: tuple[str, str], folder: Folder, tmp_path: Path
-) -> None:
-    """It is copied out of the volume while it lies there."""
-    source, target = nodes
-    redis = Redis(kubectl, migrations.namespace)
-    redis.start(source, client_node=target)
-    redis.fill("redis", mebibytes=16)
-    redis.cli("redis", "SET", "marker", MARKER)
-    transport = {**folder.transport, "bytesPerSecond": SLOW}
-    with watching(folder.content) as seen:
-        migrations.start("move", "redis", target={"nodeName": target}, transport=transport)
-        uid = migrations.succeeded("move")["metadata"]["uid"]
-        wait_for("an empty volume", lambda: not any(p.is_file() for p in folder.path.rglob("*")), seconds=30)
-    secret = kubectl.get("secret", f"migration-key-{uid}", migrations.namespace)
-    assert secret is not None
-    copied = folder.path / "copied" / HOME / uid
-    copied.mkdir(parents=True)
-    for name, blob in seen.items():
-        if name.startswith(f"{HOME}/{uid}/") and ".new-" not in name:
-            (copied / Path(name).name).write_bytes(blob)
-
-    words = ("--volume", f"{folder.on_nodes}/copied", "--uid", uid, "--key-file", "/dev/stdin", "-")
-    archive = tmp_path / "redis.tar"
-    archive.write_bytes(tool(kubectl, "export", *words, stdin=secret["data"]["key"].encode()))
-
-    shown = checkpointctl("show", archive)
-    assert re.search(rf"main\s+{re.escape(WORKLOAD)}\s+[0-9a-f]{{12}}\s+runc\s+\S+\s+containerd\s+[\d.]+ MiB", shown)
-    [inspected] = json.loads(checkpointctl("inspect", "--all", "--format", "json", archive))
-    assert inspected["container_name"] == "main"
-    assert inspected["process_tree"]["command"] == "redis-server"
-    assert inspected["statistics"]["pages_written"] > 1000
-    assert inspected["mounts"]
-    assert inspected["sockets"]
-    assert re.search(r"1\s+redis-server\s+[\d.]+ MiB", checkpointctl("memparse", archive))
-    assert MARKER in checkpointctl("memparse", "--pid", "1", "--search", MARKER, "--context", "40", archive)
 
 
 @pytest.fixture

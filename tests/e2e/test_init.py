@@ -43,12 +43,6 @@ def move(several: Several, pod: str, target: str, **spec: object) -> Manifest:
     return several.migrations.succeeded("move")
 
 
-def init_statuses(several: Several, pod: str) -> dict[str, Manifest]:
-    it = several.migrations.pod(pod)
-    assert it is not None
-    return {status["name"]: status for status in it["status"]["initContainerStatuses"]}
-
-
 @pytest.mark.usefixtures("clean_nodes")
 def test_init_containers_do_not_run_again(several: Several, nodes: tuple[str, str]) -> None:
     """Whatever they are confined to, the first sandbox of the target passes them without a line of theirs."""
@@ -73,7 +67,7 @@ def test_init_containers_do_not_run_again(several: Several, nodes: tuple[str, st
     assert [{key: c.get(key) for key in kept} for c in made["spec"]["initContainers"]] == [
         {key: c.get(key) for key in kept} for c in before
     ]
-    for name, status in init_statuses(several, moved).items():
+    for name, status in several.init_statuses(moved).items():
         assert status["state"]["terminated"]["exitCode"] == 0, name
         assert status["restartCount"] == 0, name
     assert several.restarts(moved) == {"main": 0}
@@ -119,7 +113,7 @@ def test_a_sidecar_moves_with_its_state_or_starts_afresh(
         wait_for(f"numbers of {left}", lambda left=left: len(several.numbers(moved, left)) >= 10, seconds=20)
         assert several.numbers(moved, left)[:10] == list(range(1, 11)), "it did not start afresh"
     assert several.run(moved, "main", "cat /data/ran") == ran, "an init container ran again"
-    assert {name: s["restartCount"] for name, s in init_statuses(several, moved).items()} == dict.fromkeys(
+    assert {name: s["restartCount"] for name, s in several.init_statuses(moved).items()} == dict.fromkeys(
         ("before", "side", "after"), 0
     )
     assert several.restarts(moved) == {"main": 0}

@@ -1,6 +1,4 @@
-"""What the kubelet would do while the source stands still is done before: images, and with the late gate all but the
-start of the containers.
-"""
+"""With the late gate the kubelet has done all but start the containers before the source stands still."""
 
 from __future__ import annotations
 
@@ -9,9 +7,9 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from support.cluster import SYSTEM, Kubectl, Manifest, condition, on_node, wait_for
-from support.migration import WORKLOAD, Migrations
-from support.several import COUNTER, Several, container, follow, in_a_new_sandbox, no_gap, pod_of
+from support.cluster import SYSTEM, Kubectl, Manifest, condition, wait_for
+from support.migration import Migrations
+from support.several import COUNTER, Several, container, follow, in_a_new_sandbox, pod_of
 from support.workloads import BALLAST
 
 OPERATOR = "deployment/container-migration-operator"
@@ -35,14 +33,8 @@ def set_threshold(kubectl: Kubectl, seconds: str) -> None:
     kubectl("rollout", "status", OPERATOR, "-n", SYSTEM, "--timeout=90s", timeout=100)
 
 
-def init_statuses(several: Several, pod: str) -> dict[str, Manifest]:
-    it = several.migrations.pod(pod)
-    assert it is not None
-    return {status["name"]: status for status in it["status"].get("initContainerStatuses", [])}
-
-
 def late_gate(several: Several, pod: str) -> Manifest:
-    [status] = [s for name, s in init_statuses(several, pod).items() if name.startswith("migration-late-gate-")]
+    [status] = [s for name, s in several.init_statuses(pod).items() if name.startswith("migration-late-gate-")]
     return status["state"]
 
 
@@ -81,7 +73,7 @@ def test_all_moves_through_the_late_gate_and_back(several: Several, nodes: tuple
         wait_for(f"ten more of {name}", lambda name=name: len(several.numbers(pod, name)) >= 10, seconds=20)
         both = seen + several.numbers(pod, name)
         assert both == list(range(1, len(both) + 1)), f"the log of {name} has a gap or a repeat"
-    assert len(init_statuses(several, pod)) == 3, "what the first move added is still there"
+    assert len(several.init_statuses(pod)) == 3, "what the first move added is still there"
 
 
 @pytest.mark.usefixtures("clean_nodes", "late")
@@ -122,42 +114,3 @@ def test_cancelled_at_the_late_gate_the_source_goes_on(several: Several, nodes: 
     assert seen == list(range(1, len(seen) + 1))
     assert several.restarts("heavy") == {"one": 0, "ballast": 0}
     migrations.gone(moved)
-
-
-SECOND_IMAGE = "localhost/container-migration/second:dev"
-
-
-@pytest.fixture
-def second_image(kubectl: Kubectl, nodes: tuple[str, str]) -> Iterator[str]:
-    """An image that the first node has and the second lacks."""
-    tag(kubectl, nodes[0])
-    yield SECOND_IMAGE
-    for node in nodes:
-        on_node(kubectl, node, f"ctr -n k8s.io images rm {SECOND_IMAGE}; true")
-
-
-def tag(kubectl: Kubectl, node: str) -> None:
-    on_node(kubectl, node, f"ctr -n k8s.io images tag --force {WORKLOAD} {SECOND_IMAGE}")
-
-
-@pytest.mark.usefixtures("clean_nodes")
-def test_the_images_of_all_containers_are_there_before_the_source_is_touched(
-    several: Several, nodes: tuple[str, str], second_image: str
-) -> None:
-    """An image that the target cannot have costs the source nothing."""
-    migrations, (source, target) = several.migrations, nodes
-    second = {**counter("two"), "image": second_image}
-    migrations.run_pod(pod_of("it", migrations.namespace, source, counter("one"), second))
-    logs = follow(several, "it", "one", "two")
-    migrations.start("lacks", "it", target={"nodeName": target}, deadlineSeconds=15)
-    done = migrations.finished("lacks")
-    assert condition(done, "Succeeded")["reason"] == "RolledBack"
-    assert "ErrImageNeverPull" in condition(done, "Succeeded")["message"], "the admin is not told why"
-    assert "frozenAt" not in done["status"]["timings"], "the source was touched"
-    tag(several.kubectl, target)
-    migrations.start("move", "it", target={"nodeName": target})
-    moved = migrations.succeeded("move")["status"]["target"]["podName"]
-    migrations.running(moved)
-    no_gap(several, logs, moved)
-    assert len([name for name in init_statuses(several, moved) if name.startswith("migration-pull-")]) == 1
-    assert several.restarts(moved) == {"one": 0, "two": 0}

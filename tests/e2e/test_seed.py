@@ -1,21 +1,24 @@
-"""The behaviours of Podman's `container checkpoint --export` and `restore --import` that still hold, for pods.
-
-S1 (export of the archive) is in test_export.py.
-"""
+"""The behaviours of Podman's `container checkpoint --export` and `restore --import` that still hold, for pods."""
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from migration_api.conditions import PreflightReason as Why
 from migration_api.conditions import Reason
+from support.archives import checkpointctl, tool
 from support.cluster import Kubectl, Manifest, condition, on_node, wait_for
 from support.follower import Follower
-from support.migration import Migrations, pod
+from support.kept import Kept
+from support.migration import WORKLOAD, Migrations, pod
 from support.several import COUNTER, Several, container, counters, follow, no_gap, pod_of
-from support.workloads import counter
+from support.stores import Folder
+from support.workloads import Redis, counter
 
 pytestmark = pytest.mark.usefixtures("clean_nodes")
 
@@ -32,6 +35,38 @@ def refusal(migrations: Migrations) -> str:
     verdict = condition(migrations.finished("move"), "PreflightPassed")
     assert verdict["reason"] == "PreflightFailed"
     return verdict["message"]
+
+
+MARKER = "a-marker-that-checkpointctl-must-find"
+
+
+@pytest.mark.testbed
+def test_s1_a_migrations_checkpoint_is_exported_as_an_archive(
+    kept: Kept, nodes: tuple[str, str], folder: Folder, tmp_path: Path
+) -> None:
+    """The real checkpointctl reads it."""
+    kubectl, migrations = kept.kubectl, kept.migrations
+    redis = Redis(kubectl, migrations.namespace)
+    redis.start(nodes[0], client_node=nodes[1])
+    redis.fill("redis", mebibytes=16)
+    redis.cli("redis", "SET", "marker", MARKER)
+    status = kept.by_migration("move", "redis", nodes[1], transport=folder.transport)["status"]
+    secret = kubectl.get("secret", status["keySecret"], migrations.namespace)
+    assert secret is not None
+    words = ("--volume", folder.on_nodes, "--uid", status["uid"], "--key-file", "/dev/stdin", "-")
+    archive = tmp_path / "redis.tar"
+    archive.write_bytes(tool(kubectl, "export", *words, stdin=secret["data"]["key"].encode()))
+
+    shown = checkpointctl("show", archive)
+    assert re.search(rf"main\s+{re.escape(WORKLOAD)}\s+[0-9a-f]{{12}}\s+runc\s+\S+\s+containerd\s+[\d.]+ MiB", shown)
+    [inspected] = json.loads(checkpointctl("inspect", "--all", "--format", "json", archive))
+    assert inspected["container_name"] == "main"
+    assert inspected["process_tree"]["command"] == "redis-server"
+    assert inspected["statistics"]["pages_written"] > 1000
+    assert inspected["mounts"]
+    assert inspected["sockets"]
+    assert re.search(r"1\s+redis-server\s+[\d.]+ MiB", checkpointctl("memparse", archive))
+    assert MARKER in checkpointctl("memparse", "--pid", "1", "--search", MARKER, "--context", "40", archive)
 
 
 def test_s2_what_is_only_on_its_node_is_refused_by_name_and_what_is_not_moves(
@@ -93,6 +128,49 @@ def test_s3_the_pod_is_rebuilt_from_the_source_and_the_container_from_the_checkp
     environment = kubectl.exec(moved, migrations.namespace, "cat", "/proc/1/environ").split("\0")
     assert "GREETING=hello" in environment, "the process has its own environment, from the checkpoint"
     assert kubectl.exec(moved, migrations.namespace, "readlink", "/proc/1/cwd").strip() == "/var"
+
+
+@pytest.fixture
+def several(kubectl: Kubectl, migrations: Migrations) -> Several:
+    return Several(kubectl, migrations)
+
+
+SECOND_IMAGE = "localhost/container-migration/second:dev"
+
+
+@pytest.fixture
+def second_image(kubectl: Kubectl, nodes: tuple[str, str]) -> Iterator[str]:
+    """An image that the first node has and the second lacks."""
+    tag(kubectl, nodes[0])
+    yield SECOND_IMAGE
+    for node in nodes:
+        on_node(kubectl, node, f"ctr -n k8s.io images rm {SECOND_IMAGE}; true")
+
+
+def tag(kubectl: Kubectl, node: str) -> None:
+    on_node(kubectl, node, f"ctr -n k8s.io images tag --force {WORKLOAD} {SECOND_IMAGE}")
+
+
+def test_s4_the_images_of_all_containers_are_there_before_the_source_is_touched(
+    several: Several, nodes: tuple[str, str], second_image: str
+) -> None:
+    """An image that the target cannot have costs the source nothing."""
+    migrations, (source, target) = several.migrations, nodes
+    one, two = (container(name, "bash", "-c", COUNTER) for name in ("one", "two"))
+    migrations.run_pod(pod_of("it", migrations.namespace, source, one, {**two, "image": second_image}))
+    logs = follow(several, "it", "one", "two")
+    migrations.start("lacks", "it", target={"nodeName": target}, deadlineSeconds=15)
+    done = migrations.finished("lacks")
+    assert condition(done, "Succeeded")["reason"] == "RolledBack"
+    assert "ErrImageNeverPull" in condition(done, "Succeeded")["message"], "the admin is not told why"
+    assert "frozenAt" not in done["status"]["timings"], "the source was touched"
+    tag(several.kubectl, target)
+    migrations.start("move", "it", target={"nodeName": target})
+    moved = migrations.succeeded("move")["status"]["target"]["podName"]
+    migrations.running(moved)
+    no_gap(several, logs, moved)
+    assert len([name for name in several.init_statuses(moved) if name.startswith("migration-pull-")]) == 1
+    assert several.restarts(moved) == {"one": 0, "two": 0}
 
 
 def test_s5_the_source_can_be_left_running(kubectl: Kubectl, migrations: Migrations, nodes: tuple[str, str]) -> None:

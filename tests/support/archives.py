@@ -14,6 +14,7 @@ from typing import Any
 import zstandard
 
 from migration_agent.archive.stored import StoredCheckpoint
+from support.cluster import SYSTEM, Kubectl, agents
 
 SPEC = {"ociVersion": "1.2.1", "annotations": {"io.container.manager": "libpod"}, "process": {"args": ["sleep"]}}
 CONFIG = {
@@ -95,4 +96,13 @@ def checkpointctl(*words: str | Path) -> str:
     path = subprocess.run((bed, "tool", "--path", "checkpointctl"), check=True, capture_output=True, text=True).stdout
     done = subprocess.run((path.strip(), *map(str, words)), check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def tool(kubectl: Kubectl, *words: str, stdin: bytes = b"") -> bytes:
+    """Run the command of the agent's image in an agent's pod."""
+    pod = next(iter(agents(kubectl).values()))
+    command = ("kubectl", "exec", "-i", pod, "-n", SYSTEM, "--", "container-migration", *words)
+    done = subprocess.run(command, input=stdin, capture_output=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr.decode()
     return done.stdout

@@ -45,6 +45,12 @@ class Several:
         namespace = self.migrations.namespace
         return self.kubectl("exec", pod_name, "-n", namespace, "-c", container_name, "--", "sh", "-c", script).stdout
 
+    def init_statuses(self, pod: str) -> dict[str, Manifest]:
+        """Return the pod's init container statuses by name."""
+        it = self.migrations.pod(pod)
+        assert it is not None
+        return {status["name"]: status for status in it["status"].get("initContainerStatuses", [])}
+
     def restarts(self, pod_name: str) -> dict[str, int]:
         it = self.migrations.pod(pod_name)
         statuses: list[Manifest] = (it or {}).get("status", {}).get("containerStatuses", [])
