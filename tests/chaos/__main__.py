@@ -9,14 +9,17 @@ import sys
 from pathlib import Path
 
 from chaos.cells import PAIRWISE, Cell, matrix
-from chaos.lab import laboratory
+from chaos.laboratory import laboratory
+from chaos.results import Results
 from chaos.storm import Storm, Tally
-from chaos.trial import HEADER, Trial, row
+from chaos.trial import Trial
 from chaos.workload import Workload
 from support.cluster import Kubectl
 
-PAGE = Path(__file__).parents[2] / "docs" / "chaos.md"
-BEGIN, END = "<!-- matrix -->\n", "<!-- end of the matrix -->\n"
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "chaos.md"
+RESULTS = ROOT / "build" / "chaos" / "matrix.jsonl"
+"""Remove it, or say `--again`, to begin anew."""
 
 
 def storm(number: int, seed: str, jobs: int) -> int:
@@ -47,23 +50,30 @@ def show(tally: Tally) -> None:
         print(f"seconds to the end: median {statistics.median(ordered):.1f}, longest {ordered[-1]:.1f}")
 
 
-def cells(chosen: list[Cell], *, write: bool) -> int:
-    """Take these cells, and return the exit code."""
-    rows: list[str] = []
+def cells(chosen: list[Cell], results: Results, page: Path | None) -> int:
+    """Take those of these cells that were not taken yet, and return the exit code; a page gets the table."""
+    left = results.missing(chosen)
+    print(f"{len(chosen)} cells, {len(chosen) - len(left)} of them taken before ({results.file})", flush=True)
     bad = 0
     with laboratory(Kubectl()) as lab:
         trial = Trial(lab, Workload(lab, "counter"))
-        for cell in chosen:
+        for cell in left:
             outcome = trial.run(cell)
-            bad += bool(outcome.faults)
-            rows.append(row(outcome))
-            print(rows[-1], end="", flush=True)
-    if write:
-        head, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-        _, _, tail = rest.partition(END)
-        PAGE.write_text(head + BEGIN + HEADER + "".join(rows) + END + tail, encoding="utf-8")
-    print(f"{len(rows)} cells, {bad} with faults")
+            print(results.add(outcome), end="", flush=True)
+            if page:
+                results.write(page, every())
+            if outcome.faults:
+                bad += 1
+                file = results.file.with_name(f"{cell.point}-{cell.accident.name}.log".lower())
+                file.write_text("\n".join(outcome.faults) + "\n" + outcome.story, encoding="utf-8")
+                print(f"what was seen then: {file}", flush=True)
+    print(f"{len(left)} cells, {bad} with faults")
     return 1 if bad else 0
+
+
+def every() -> list[Cell]:
+    """Return all cells of the matrix, first those that CI takes."""
+    return list(dict.fromkeys((*PAIRWISE, *matrix())))
 
 
 def main() -> int:
@@ -74,13 +84,18 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=4, help="how many at a time (default: %(default)s)")
     parser.add_argument("--pairwise", action="store_true", help="of the matrix only what CI takes")
     parser.add_argument("--points", default="", help="of the matrix only failpoints that begin so, by commas")
+    parser.add_argument("--accidents", default="", help="of the matrix only accidents with names that begin so")
     parser.add_argument("--write", action="store_true", help="write the matrix into docs/chaos.md")
+    parser.add_argument("--again", action="store_true", help="take cells of the matrix again that were taken before")
     it = parser.parse_args()
     if it.what == "storm":
         return storm(it.number, it.seed or secrets.token_hex(4), it.jobs)
-    begin = tuple(it.points.split(","))
-    chosen = [cell for cell in (PAIRWISE if it.pairwise else matrix()) if cell.point.startswith(begin)]
-    return cells(chosen, write=it.write)
+    points, accidents = (tuple(text.split(",")) for text in (it.points, it.accidents.upper()))
+    among = PAIRWISE if it.pairwise else every()
+    chosen = [cell for cell in among if cell.point.startswith(points) and cell.accident.name.startswith(accidents)]
+    if it.again:
+        RESULTS.unlink(missing_ok=True)
+    return cells(chosen, Results.load(RESULTS), PAGE if it.write else None)
 
 
 if __name__ == "__main__":

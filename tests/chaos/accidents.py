@@ -41,10 +41,6 @@ class Scene:
         where = ("-n", self.lab.namespace, "--type=merge")
         self.lab.kubectl("patch", "cmig", self.move, *where, "-p", patch, check=False)
 
-    def kill_unit(self, node: str, unit: str) -> None:
-        """Kill a service's main process; systemd starts it again."""
-        self.lab.sh(node, f"systemctl kill --kill-whom=main -s KILL {unit}")
-
 
 def _criu(scene: Scene) -> None:
     for node in (scene.source, scene.target):
@@ -69,10 +65,10 @@ _DEEDS: dict[Accident, Callable[[Scene], None]] = {
     Accident.OPERATOR: lambda s: s.lab.crash("operator"),
     Accident.SOURCE_AGENT: lambda s: s.lab.crash("agent", s.source),
     Accident.TARGET_AGENT: lambda s: s.lab.crash("agent", s.target),
-    Accident.SOURCE_KUBELET: lambda s: s.kill_unit(s.source, "kubelet"),
-    Accident.TARGET_KUBELET: lambda s: s.kill_unit(s.target, "kubelet"),
-    Accident.SOURCE_CONTAINERD: lambda s: s.kill_unit(s.source, "containerd"),
-    Accident.TARGET_CONTAINERD: lambda s: s.kill_unit(s.target, "containerd"),
+    Accident.SOURCE_KUBELET: lambda s: s.lab.kill_unit(s.source, "kubelet"),
+    Accident.TARGET_KUBELET: lambda s: s.lab.kill_unit(s.target, "kubelet"),
+    Accident.SOURCE_CONTAINERD: lambda s: s.lab.kill_unit(s.source, "containerd"),
+    Accident.TARGET_CONTAINERD: lambda s: s.lab.kill_unit(s.target, "containerd"),
     Accident.CRIU: _criu,
     Accident.INTERPOSER: _interposer,
     Accident.TARGET_POD: _target_pod,

@@ -1,6 +1,6 @@
 """The workload of the chaos tests: counts, and tells the witness of every increment before it makes the next one.
 
-Standard library only: it runs in a pod. Usage: counter.py NAME HOST PORT MEBIBYTES.
+Standard library only: it runs in a pod. Usage: counter.py NAME HOST PORT MEBIBYTES [LISTEN], the last for a probe.
 
 What tells copies apart lies in its memory: a random life, new with every cold start, and a random mark, new with every
 increment. A connection may break at any time; then the same increment is told again.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import threading
 import time
 
 TIMEOUT = 2.0
@@ -46,8 +47,17 @@ class Line:
         return answer == b"ok\n"
 
 
-def main(name: str, host: str, port: str, mebibytes: str) -> None:
+def answer(port: int) -> None:
+    """Take every connection, for ever."""
+    with socket.create_server(("", port)) as server:
+        while True:
+            server.accept()[0].close()
+
+
+def main(name: str, host: str, port: str, mebibytes: str, listen: str = "") -> None:
     """Count for ever."""
+    if listen:
+        threading.Thread(target=answer, args=(int(listen),), daemon=True).start()
     BALLAST.extend(os.urandom(1 << 20) for _ in range(int(mebibytes)))
     line, life, number = Line(host, int(port)), os.urandom(8).hex(), 0
     while True:

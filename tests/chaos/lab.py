@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import secrets
 import shlex
 import subprocess
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,9 +16,8 @@ from support.migration import LEFTOVERS, pod
 
 HERE = Path(__file__).parent
 COMPONENT = "app.kubernetes.io/component"
-OPERATOR = "container-migration-operator"
-AT_ONCE = "8"
-"""As many migrations as that run at the same time in a storm."""
+PROBED = 8080
+"""Where a counter answers probes."""
 AGENT_POINTS = "/run/container-migration/failpoints"
 RUNC = "runc --root /run/containerd/runc/k8s.io"
 
@@ -64,7 +60,10 @@ class Lab:
     """The pod with a shell on each node."""
 
     def sh(self, node: str, script: str, seconds: float = 30) -> str:
-        """Run a script in a node's own namespaces; tried again while kubelet or containerd are away."""
+        """Run a script in a node's own namespaces; tried again while kubelet or containerd are away.
+
+        So it may run twice. Its way leads through kubelet and containerd: what kills them must be done by `detached`.
+        """
         shell = ("exec", self.shells[node], "-n", self.namespace, "--", "nsenter", "-t", "1", "-a", "--", "sh", "-c")
         deadline = time.monotonic() + seconds
         while True:
@@ -78,6 +77,22 @@ class Lab:
             if time.monotonic() > deadline:
                 raise OnNodeError(f"on node {node}: {script[:80]}: {error}")
             time.sleep(0.5)
+
+    def detached(self, node: str, script: str) -> None:
+        """Let a script begin in a moment, when nobody listens any more; it is not tried again when it has begun."""
+        self.sh(node, f"setsid sh -c {shlex.quote(f'sleep 0.3; {script}')} </dev/null >/dev/null 2>&1 &")
+
+    def kill_unit(self, node: str, unit: str, seconds: float = 60) -> None:
+        """Kill a service's main process, once, and wait until systemd has started another."""
+        ask = f"systemctl show --property=MainPID --value {unit}"
+        before = self.sh(node, ask).strip()
+        self.detached(node, f"kill -KILL {before}")
+        wait_for(
+            f"{unit} on node {node}, killed as {before}, to be started again",
+            lambda: self.sh(node, ask).strip() not in {before, "0"},
+            seconds=seconds,
+            every=0.5,
+        )
 
     def other(self, node: str) -> str:
         """Return the node that a migration from this one goes to."""
@@ -171,7 +186,7 @@ class Lab:
 
     def seen(self, counter: str) -> dict[str, Any]:
         """Return what the witness saw of a counter."""
-        report = self.kubectl("exec", "witness", "-n", self.namespace, "--", *_program("witness.py"), "REPORT").stdout
+        report = self.kubectl("exec", "witness", "-n", self.namespace, "--", *program("witness.py"), "REPORT").stdout
         return json.loads(report).get(counter, {"number": 0, "doubled": [], "lost": [], "gaps": [], "recent": []})
 
     def leftovers(self) -> list[str]:
@@ -183,82 +198,12 @@ class Lab:
         return found + secrets_
 
 
-def _program(name: str) -> tuple[str, ...]:
+def program(name: str) -> tuple[str, ...]:
+    """Return the command that runs one of the programs here in a pod."""
     return ("python3", "-c", (HERE / name).read_text(encoding="utf-8"))
 
 
 def counter_pod(lab: Lab, name: str, node: str, mebibytes: int) -> Manifest:
     """Return a pod that counts, with so much incompressible memory."""
-    command = [*_program("counter.py"), name, lab.witness, str(PORT), str(mebibytes)]
+    command = [*program("counter.py"), name, lab.witness, str(PORT), str(mebibytes), str(PROBED)]
     return pod(name, lab.namespace, command, node)
-
-
-def _third(kubectl: Kubectl, nodes: tuple[str, str]) -> str:
-    """Return a node that no harm is done to; a pod named to it needs no toleration."""
-    names = [node["metadata"]["name"] for node in kubectl.list("nodes")]
-    return next((name for name in names if name not in nodes), nodes[0])
-
-
-@contextmanager
-def laboratory(kubectl: Kubectl) -> Generator[Lab]:
-    """Prepare the cluster for harm, and make it as it was."""
-    first, second, *_ = workers(kubectl)
-    lab = Lab(kubectl, f"chaos-{secrets.token_hex(3)}", (first, second))
-    kubectl("create", "namespace", lab.namespace)
-    try:
-        with _operator_points(kubectl):
-            _prepare(lab)
-            yield lab
-            lab.disarm()
-    finally:
-        lab.clear()
-
-
-def _prepare(lab: Lab) -> None:
-    kubectl = lab.kubectl
-    made: list[Manifest] = []
-    for number, node in enumerate(lab.nodes):
-        stays: list[Manifest] = [{"operator": "Exists"}]  # whatever is said of the node
-        command = ["sleep", "infinity"]
-        shell = pod(f"shell-{number}", lab.namespace, command, node, hostPID=True, tolerations=stays)
-        shell["spec"]["containers"][0]["securityContext"] = {"privileged": True}
-        made.append(shell)
-        lab.shells[node] = shell["metadata"]["name"]
-    made.append(pod("witness", lab.namespace, list(_program("witness.py")), _third(kubectl, lab.nodes)))
-    kubectl.apply(*made)
-    names = [f"pod/{it['metadata']['name']}" for it in made]
-    kubectl("wait", *names, "-n", lab.namespace, "--for=condition=Ready", "--timeout=60s", timeout=70)
-    lab.witness = (kubectl.get("pod", "witness", lab.namespace) or {})["status"]["podIP"]
-    lab.disarm()
-    lab.heal()
-
-
-@contextmanager
-def _operator_points(kubectl: Kubectl) -> Generator[None]:
-    """Give the operator a directory for failpoints and room for many at once; that takes the rights of an admin."""
-    spec = (kubectl.get("deployment", OPERATOR, SYSTEM) or {})["spec"]["template"]["spec"]
-    container = spec["containers"][0]
-    more: dict[str, list[dict[str, Any]]] = {
-        "/containers/0/env": [
-            {"name": "FAILPOINTS", "value": "/failpoints"},
-            {"name": "PARALLEL_MIGRATIONS_PER_CLUSTER", "value": AT_ONCE},
-            {"name": "PARALLEL_MIGRATIONS_PER_NODE", "value": AT_ONCE},
-        ],
-        "/containers/0/volumeMounts": [{"name": "failpoints", "mountPath": "/failpoints"}],
-        "/volumes": [{"name": "failpoints", "emptyDir": {}}],
-    }
-    lists = (container["env"], container["volumeMounts"], spec["volumes"])
-    before = dict(zip(more, lists, strict=True))
-    names = {it["name"] for added in more.values() for it in added}
-    wanted = {path: [it for it in before[path] if it["name"] not in names] + more[path] for path in more}
-    _replace(kubectl, wanted)
-    try:
-        yield
-    finally:
-        _replace(kubectl, before)
-
-
-def _replace(kubectl: Kubectl, lists: dict[str, list[dict[str, Any]]]) -> None:
-    patch = [{"op": "replace", "path": f"/spec/template/spec{path}", "value": value} for path, value in lists.items()]
-    kubectl("patch", "deployment", OPERATOR, "-n", SYSTEM, "--type=json", "-p", json.dumps(patch))
-    kubectl("rollout", "status", f"deployment/{OPERATOR}", "-n", SYSTEM, "--timeout=120s", timeout=130)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from dataclasses import dataclass, field
 
 from chaos.accidents import Scene, befall
 from chaos.cells import AT_THE_POINT, Accident, Cell, Way
 from chaos.lab import Lab, Spot
+from chaos.story import story
 from chaos.workload import Workload
 from migration_api.failpoints import Failpoint
 from support.cluster import NotInTimeError, wait_for
 
-REACH_SECONDS = 60
+REACH_SECONDS = 90
+LEFT_SECONDS = 120
 _DEEDS = {Accident.DIES: "kill", Accident.FAILS: "fail"}
 
 
@@ -29,6 +32,12 @@ class Outcome:
     """From the accident until the end was written and one copy counted."""
     gap: float = 0.0
     faults: list[str] = field(default_factory=list[str])
+    story: str = ""
+    """With faults: what the cluster and its nodes have to say."""
+
+    def told(self) -> str:
+        """Return all that is known of what went wrong."""
+        return "\n".join([f"{self.cell}: {self.reason}: {self.message}", *self.faults, self.story])
 
 
 @dataclass
@@ -40,25 +49,35 @@ class Trial:
     number: int = 0
 
     def run(self, cell: Cell) -> Outcome:
-        """Take a cell; the outcome's faults are empty when all is as it must be."""
+        """Take a cell; the outcome's faults are empty when all is as it must be.
+
+        Whatever goes wrong, in the laboratory too, is a fault of this cell; the next one begins with a new counter.
+        """
         self.number += 1
         outcome = Outcome(cell)
+        for work in (self._ready, lambda: self._take(cell, outcome), self.lab.disarm, lambda: self._look(outcome)):
+            try:
+                work()
+            except (AssertionError, OSError, subprocess.TimeoutExpired) as error:
+                outcome.faults.append(f"{type(error).__name__}: {error}")
+        if outcome.faults:
+            outcome.story = story(self.lab)
+            self.workload.give_up()
+        return outcome
+
+    def _ready(self) -> None:
         self.lab.heal()
         if not self.workload.pod:
             self.workload.start(self.workload.node or self.lab.nodes[0])
-        try:
-            self._take(cell, outcome)
-        except NotInTimeError as error:
-            outcome.faults.append(str(error))
-        finally:
-            self.lab.disarm()
+
+    def _look(self, outcome: Outcome) -> None:
+        """Look for what the witness found, and for leftovers."""
         outcome.faults += self.workload.found()
         left: list[str] = []
         try:
-            wait_for("clean nodes", lambda: not left_in(self.lab, left), seconds=90, every=1)
+            wait_for("clean nodes", lambda: not left_in(self.lab, left), seconds=LEFT_SECONDS, every=1)
         except NotInTimeError:
             outcome.faults += [f"left over: {it}" for it in left]
-        return outcome
 
     def _take(self, cell: Cell, outcome: Outcome) -> None:
         lab, workload, move = self.lab, self.workload, f"move-{self.number}"

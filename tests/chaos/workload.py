@@ -40,11 +40,15 @@ class Workload:
     faults: tuple[int, int] = field(default=(0, 0))
     """How much the witness had found before the present migration: doubled, lost."""
     _uid: str = ""
+    _starts: int = 0
 
-    def start(self, node: str) -> None:
-        """Begin counting on that node, afresh when there was a pod before."""
-        self.pod, self.node = self.name if not self.pod else f"{self.pod[:40]}-again", node
-        self.lab.kubectl.apply(counter_pod(self.lab, self.name, node, self.mebibytes) | _named(self.lab, self.pod))
+    def start(self, node: str, **spec: object) -> None:
+        """Begin counting on that node, afresh when there was a pod before; `spec` adds to the container's."""
+        self._starts += 1
+        self.pod, self.node = f"{self.name}-{self._starts}", node
+        manifest = counter_pod(self.lab, self.name, node, self.mebibytes) | _named(self.lab, self.pod)
+        manifest["spec"]["containers"][0] |= spec
+        self.lab.kubectl.apply(manifest)
         before = self.lab.seen(self.name)["number"]
         wait_for(f"{self.name} counts", lambda: self.lab.seen(self.name)["number"] != before, seconds=60)
 
@@ -56,6 +60,13 @@ class Workload:
         every = {"freezeBudgetSeconds": FREEZE_BUDGET, **usual, **spec}
         self.lab.kubectl.apply(migration(move, self.lab.namespace, self.pod, **every))
         self._uid = (self.get(move) or {"metadata": {"uid": ""}})["metadata"]["uid"]
+
+    def give_up(self) -> None:
+        """Remove all that this counter is or was, after something went wrong; the next one begins afresh."""
+        here = ("-n", self.lab.namespace, "--ignore-not-found", "--timeout=60s")
+        self.lab.kubectl("delete", "cmig", "--all", *here, check=False, timeout=70)
+        self.lab.kubectl("delete", "pods", "-l", "app=counter", "--grace-period=1", *here, check=False, timeout=70)
+        self.pod = ""
 
     def get(self, move: str) -> Manifest | None:
         return self.lab.kubectl.get("cmig", move, self.lab.namespace)

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from chaos.lab import RUNC, Lab, laboratory
+from chaos.lab import RUNC, Lab
+from chaos.laboratory import laboratory
 from chaos.trial import left_in
 from chaos.workload import Workload
 from migration_api.failpoints import Failpoint
