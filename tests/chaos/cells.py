@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 
 from migration_api.failpoints import Failpoint
@@ -108,6 +109,7 @@ ELSEWHERE = {
 """Those that the matrix does not pass, and what would: the tests named, those of the units, and the model."""
 
 
+@cache
 def interposer_points() -> tuple[str, ...]:
     """Return the names of the interposer's failpoints, from where they are listed."""
     return tuple(re.findall(r'^\tat\w+ += "([a-z.-]+)"', _GO.read_text(encoding="utf-8"), flags=re.MULTILINE))
@@ -131,6 +133,13 @@ class Cell:
 
     def __str__(self) -> str:
         return f"{self.point}: {self.accident}"
+
+
+KNOWN = {
+    Cell("hook.deciding", Accident.DIES): "after Commit, with the source frozen: CRIU does not look at how this hook "
+    "ended and lets the tree run, until the interposer sees that the ticket is pending, kills it and restores again",
+}
+"""Where increments may be seen twice, and why: nobody can keep CRIU from it when its hook gets a SIGKILL there."""
 
 
 FOR_VICTIMS = (

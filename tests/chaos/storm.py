@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from chaos.accidents import Scene, befall
-from chaos.cells import Accident, points
+from chaos.cells import KNOWN, Accident, Cell, points
 from chaos.lab import Lab, OnNodeError
 from chaos.trial import left_in
 from chaos.workload import End, Workload
@@ -52,8 +52,10 @@ def harm(seed: str, number: int) -> Harm:
     """Return what happens to that migration: the same for the same seed."""
     dice = random.Random(f"{seed}/{number}")  # noqa: S311  # no secret
     if dice.random() < 0.6:
-        deed = dice.choice(_DEEDS)
-        return Harm(dice.choice(points()), f"delay {dice.uniform(0.2, 3):.1f}" if deed == "delay" else deed)
+        deed, point = dice.choice(_DEEDS), dice.choice(points())
+        if deed == "kill" and Cell(point, Accident.DIES) in KNOWN:
+            deed = "fail"
+        return Harm(point, f"delay {dice.uniform(0.2, 3):.1f}" if deed == "delay" else deed)
     [accident] = dice.choices(tuple(_ACCIDENTS), tuple(_ACCIDENTS.values()))
     return Harm(accident=accident, after=dice.uniform(0, _LONGEST_WAIT))
 

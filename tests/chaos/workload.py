@@ -138,9 +138,9 @@ class Workload:
         return it if it and it["status"].get("phase") not in {"Succeeded", "Failed"} else None
 
     def _heard(self) -> set[str]:
-        """Return from where the increments of the last second came; more than ten must have come."""
+        """Return from where the increments of the last two seconds came; more than five must have come."""
         recent: list[list[Any]] = self.lab.seen(self.name)["recent"]
-        lately = [peer for age, peer in recent if age < 1.0]
+        lately = [peer for age, peer in recent if age < 2.0]
         return set(lately) if len(lately) > 5 else set()
 
 

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from chaos.cells import AT_THE_POINT, ELSEWHERE, PAIRWISE, WAYS, Accident, Cell, Way, interposer_points, matrix, points
+from chaos.cells import (
+    AT_THE_POINT,
+    ELSEWHERE,
+    KNOWN,
+    PAIRWISE,
+    WAYS,
+    Accident,
+    Cell,
+    Way,
+    interposer_points,
+    matrix,
+    points,
+)
 from chaos.storm import Tally, harm
 from chaos.trial import Outcome, row
 from chaos.workload import End
@@ -60,3 +72,9 @@ def test_a_row_has_what_the_admin_sees_and_every_fault() -> None:
     cell = Cell("hook.recorded", Accident.CRIU)
     outcome = Outcome(cell, ended="source", reason="RolledBack", seconds=3.25, gap=1.0, faults=["doubled 7 | 8"])
     assert row(outcome) == "| `hook.recorded` | CRIU killed | RolledBack | source | 3.2 | 1.0 s | doubled 7 / 8 |\n"
+
+
+def test_what_is_known_is_no_harm_of_a_storm_and_only_there() -> None:
+    assert set(KNOWN) <= set(matrix())
+    points_killed = {it.point for it in (harm("a", number) for number in range(5000)) if it.deed == "kill"}
+    assert points_killed == set(points()) - {cell.point for cell in KNOWN}
