@@ -161,9 +161,17 @@ class Lab:
             f"&& mv {new} {spot.folder}/{point}",
         )
 
-    def hit(self, spot: Spot, point: str) -> bool:
-        """Say whether somebody came there."""
-        return self.sh(spot.node, f"[ ! -e {spot.folder}/{point}.hit ] || echo hit").strip() == "hit"
+    def hit(self, spot: Spot, point: str, seconds: float) -> None:
+        """Wait, on the node, until somebody came there.
+
+        Raises:
+            NotInTimeError: nobody did.
+        """
+        file = f"{spot.folder}/{point}.hit"
+        look = (
+            f"i=0; while [ ! -e {file} ] && [ $i -lt 100 ]; do sleep 0.1; i=$((i+1)); done; [ ! -e {file} ] || echo hit"
+        )
+        wait_for(f"{point} is reached", lambda: self.sh(spot.node, look).strip() == "hit", seconds=seconds)
 
     def release(self, spot: Spot, point: str) -> None:
         """Let who hangs there go on."""

@@ -76,11 +76,12 @@ class Trial:
         """Look for what the witness found, and for leftovers."""
         found = self.workload.found()
         if outcome.cell in KNOWN:
-            outcome.known = [it for it in found if it.startswith("doubled")]
+            begins, _ = KNOWN[outcome.cell]
+            outcome.known = [it for it in found if it.startswith(begins)]
         outcome.faults += [it for it in found if it not in outcome.known]
         left: list[str] = []
         try:
-            wait_for("clean nodes", lambda: not left_in(self.lab, left), seconds=LEFT_SECONDS, every=1)
+            wait_for("clean nodes", lambda: not left_in(self.lab, left), seconds=LEFT_SECONDS, every=2)
         except NotInTimeError:
             outcome.faults += [f"left over: {it}" for it in left]
 
@@ -91,7 +92,7 @@ class Trial:
         assert spot, "no operator"
         lab.arm(spot, cell.point, _DEEDS.get(cell.accident, "hang"))
         self._bring(cell.way, move, source, target)
-        wait_for(f"{cell.point} is reached", lambda: lab.hit(spot, cell.point), seconds=REACH_SECONDS)
+        lab.hit(spot, cell.point, REACH_SECONDS)
         outcome.reached = True
         began = time.monotonic()
         if cell.accident not in AT_THE_POINT:
@@ -130,7 +131,7 @@ class Trial:
         lab, spot = self.lab, lab_spot(self.lab, node)
         lab.arm(spot, point, "hang")
         self.workload.apply(scene.move)
-        wait_for(f"{point} is reached", lambda: lab.hit(spot, point), seconds=REACH_SECONDS)
+        lab.hit(spot, point, REACH_SECONDS)
         for accident in accidents:
             befall(accident, scene)
         lab.release(spot, point)
@@ -158,7 +159,7 @@ HEADER = """| failpoint | accident | reason that the admin sees | runs on at | s
 def row(outcome: Outcome) -> str:
     """Return a cell as a line of the table."""
     where = outcome.ended or "-"
-    known = f"none but what is known: {len(outcome.known)} increments twice" if outcome.known else "none"
+    known = f"none but what is known: {outcome.known[0][:60]}" if outcome.known else "none"
     faults = "; ".join(outcome.faults).replace("|", "/").replace("\n", " ")[:300] or known
     cell = outcome.cell
     return (

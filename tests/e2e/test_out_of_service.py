@@ -58,7 +58,7 @@ def test_what_was_committed_to_a_node_out_of_service_goes_on_at_the_source(
     assert spot
     lab.arm(spot, Failpoint.TARGET_COMMITTED, "hang")
     workload.apply("move")
-    wait_for("the commit", lambda: lab.hit(spot, Failpoint.TARGET_COMMITTED), seconds=60)
+    lab.hit(spot, Failpoint.TARGET_COMMITTED, seconds=60)
 
     def on_target(script: str) -> None:
         testbed("node", target, "--", "sh", "-c", script, timeout=60)
