@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -69,11 +68,9 @@ def armed(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-async def pair() -> AsyncIterator[Pair]:
-    """Not in `tmp_path`, which has the test's name: the path of a Unix socket has at most 107 bytes."""
-    with tempfile.TemporaryDirectory(prefix="pair-") as root:
-        async with Pair(Path(root)) as it:
-            yield it
+async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
+    async with Pair(tmp_path) as it:
+        yield it
 
 
 def one_copy(pair: Pair) -> None:
