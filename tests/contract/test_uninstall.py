@@ -10,7 +10,7 @@ from typing import Any
 from kubernetes.aio import client
 
 from migration_api.base import format_time
-from migration_api.names import FINALIZER, MIGRATIONS
+from migration_api.names import CHECKPOINT_FINALIZER, CHECKPOINTS, FINALIZER, MIGRATIONS
 from migration_operator.kube import Kube
 from migration_operator.uninstall import prepare
 from support.controller import NOW
@@ -32,6 +32,17 @@ async def stored(api: FakeApi, name: str, status: Json, *finalizers: str) -> Non
     await api.do(lambda: api.create(MIGRATIONS, raw, "shop"))
 
 
+async def kept(api: FakeApi, name: str, ready: str) -> None:
+    condition = {**SUCCEEDED, "type": "Ready", "status": ready, "reason": "InProgress"}
+    transport = {"type": "SharedVolume", "sharedVolume": {"path": "/mnt/kept"}}
+    raw = {
+        "metadata": {"name": name, "finalizers": [CHECKPOINT_FINALIZER, "somebody/else"]},
+        "spec": {"podName": "it", "transport": transport},
+        "status": {"conditions": [condition], "message": "it is being taken"},
+    }
+    await api.do(lambda: api.create(CHECKPOINTS, raw, "shop"))
+
+
 @asynccontextmanager
 async def kube_of(api: FakeApi) -> AsyncGenerator[Kube]:
     kube = Kube(client.Configuration(host=api.url))
@@ -41,8 +52,8 @@ async def kube_of(api: FakeApi) -> AsyncGenerator[Kube]:
         await kube.close()
 
 
-async def finalizers(api: FakeApi, name: str) -> list[str]:
-    return ((await api.fetch(MIGRATIONS, name)) or {})["metadata"].get("finalizers", [])
+async def finalizers(api: FakeApi, name: str, plural: str = MIGRATIONS) -> list[str]:
+    return ((await api.fetch(plural, name)) or {})["metadata"].get("finalizers", [])
 
 
 async def test_nothing_to_do() -> None:
@@ -79,6 +90,17 @@ async def test_what_cannot_end_is_named_and_keeps_its_finalizer() -> None:
         [sentence] = await prepare(kube, 0.1)
         assert sentence == "ContainerMigration shop/stuck: the agent on node a does not answer"
         assert await finalizers(api, "stuck") == [FINALIZER]
+
+
+async def test_kept_checkpoints_stay_without_our_finalizer_and_a_taking_is_waited_for() -> None:
+    async with FakeApi().running() as api, kube_of(api) as kube:
+        await kept(api, "complete", "True")
+        await kept(api, "failed", "False")
+        await kept(api, "taken", "Unknown")
+        assert await prepare(kube, 0.1) == ["ContainerCheckpoint shop/taken: it is being taken"]
+        assert await finalizers(api, "complete", CHECKPOINTS) == ["somebody/else"]
+        assert await finalizers(api, "failed", CHECKPOINTS) == ["somebody/else"]
+        assert await finalizers(api, "taken", CHECKPOINTS) == [CHECKPOINT_FINALIZER, "somebody/else"]
 
 
 async def test_an_api_server_that_does_not_answer_is_no_success() -> None:

@@ -126,6 +126,11 @@ class Kube:
         raw = await self._get(_checkpoint_path(namespace, name))
         return ContainerCheckpoint.model_validate(raw) if raw else None
 
+    async def all_checkpoints(self) -> list[ContainerCheckpoint]:
+        """Return those of all namespaces."""
+        raw = await self._get(f"{_CUSTOM}/{CHECKPOINTS}")
+        return [ContainerCheckpoint.model_validate(item) for item in _items(raw)]
+
     async def create_checkpoint(self, manifest: Json) -> None:
         """Create it; raises as `create_pod`."""
         await self._request("POST", _checkpoint_path(manifest["metadata"]["namespace"]), body=manifest)
