@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from kubernetes.aio import client
 
 from migration_api.base import format_time
 from migration_api.names import CHECKPOINT_FINALIZER, CHECKPOINTS, FINALIZER, MIGRATIONS
+from migration_operator.agents import Agents
+from migration_operator.checkpoint_keeper import CheckpointKeeper
 from migration_operator.kube import Kube
+from migration_operator.rules import Rules
 from migration_operator.uninstall import prepare
 from support.controller import NOW
 from support.fake_api import FakeApi, Json
@@ -101,6 +105,20 @@ async def test_kept_checkpoints_stay_without_our_finalizer_and_a_taking_is_waite
         assert await finalizers(api, "complete", CHECKPOINTS) == ["somebody/else"]
         assert await finalizers(api, "failed", CHECKPOINTS) == ["somebody/else"]
         assert await finalizers(api, "taken", CHECKPOINTS) == [CHECKPOINT_FINALIZER, "somebody/else"]
+
+
+async def test_an_operator_that_is_installed_again_holds_them_as_before() -> None:
+    async with FakeApi().running() as api, kube_of(api) as kube:
+        await kept(api, "complete", "True")
+        assert await prepare(kube, 10) == []
+        found = await kube.checkpoint("shop", "complete")
+        assert found
+        keeper = CheckpointKeeper(kube, Agents(Path("no-token")), Rules())
+        keeper.notice(found, gone=False)
+        async with asyncio.timeout(10):
+            while CHECKPOINT_FINALIZER not in await finalizers(api, "complete", CHECKPOINTS):  # noqa: ASYNC110  # another's
+                await asyncio.sleep(0.01)
+        await keeper.stop()
 
 
 async def test_an_api_server_that_does_not_answer_is_no_success() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
@@ -299,6 +299,12 @@ def _times(source: SourceReport) -> dict[str, object]:
     return {"created_at": source.dumped_at, **stood}
 
 
+def _was_let_go(checkpoint: ContainerCheckpoint) -> bool:
+    """Return whether something is stored that nobody would remove with its object."""
+    held = CHECKPOINT_FINALIZER in checkpoint.metadata.finalizers
+    return ready_status(checkpoint) == "True" and not held and not checkpoint.deleting
+
+
 @dataclass
 class CheckpointKeeper:
     """All ContainerCheckpoints of the cluster, as events tell of them."""
@@ -321,11 +327,18 @@ class CheckpointKeeper:
         self._known[metadata.uid] = checkpoint
         # An earlier operator may have died before the agent forgot the taking: it is looked at once.
         taken = new and checkpoint.spec.migration is None and checkpoint.status.uid is not None
-        if (taken or not needs_nothing(checkpoint)) and metadata.uid not in self._running:
+        if metadata.uid in self._running:
+            return
+        if taken or not needs_nothing(checkpoint):
             work = CheckpointTask(self.kube, self.agents, self.rules, metadata.namespace, metadata.name, metadata.uid)
-            task = asyncio.create_task(work.run(), name=f"keeper of {metadata.namespace}/{metadata.name}")
-            self._running[metadata.uid] = task
-            task.add_done_callback(lambda _: self._ended(metadata.uid))
+            self._start(metadata.uid, work.run())
+        elif new and _was_let_go(checkpoint):
+            self._start(metadata.uid, self._hold(checkpoint))
+
+    def _start(self, uid: str, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work, name=f"keeper of checkpoint {uid}")
+        self._running[uid] = task
+        task.add_done_callback(lambda _: self._ended(uid))
 
     def _ended(self, uid: str) -> None:
         """Look at it once more: it may have changed while the task ended."""
@@ -347,8 +360,19 @@ class CheckpointKeeper:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    async def _hold(self, checkpoint: ContainerCheckpoint) -> None:
+        """Put our finalizer on again, which an uninstallation has taken off."""
+        try:
+            finalizers = [*checkpoint.metadata.finalizers, CHECKPOINT_FINALIZER]
+            await self.kube.set_checkpoint_finalizers(checkpoint, finalizers)
+        except KubeError as error:
+            log.warning("%s/%s: %s", checkpoint.metadata.namespace, checkpoint.metadata.name, error)
+
     async def _delete(self, checkpoint: ContainerCheckpoint, why: str) -> None:
         name = f"{checkpoint.metadata.namespace}/{checkpoint.metadata.name}"
+        if _was_let_go(checkpoint):
+            await self._hold(checkpoint)  # and is deleted when the change has been seen
+            return
         try:
             await self.kube.delete_checkpoint(checkpoint)
         except KubeError as error:
