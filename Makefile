@@ -96,8 +96,8 @@ cluster-status: ## nodes, versions, where all came from, and the work-arounds in
 .PHONY: images
 images: ## build operator, agent and the tests' workload image, and load them into the nodes
 	$(TESTBED) build operator agent workload
-	$(TESTBED) load localhost/container-migration/operator:dev localhost/container-migration/agent:dev \
-	  localhost/container-migration/workload:dev
+	$(TESTBED) load localhost/container-migration/operator:dev localhost/container-migration/agent:dev
+	$(TESTBED) load --everywhere localhost/container-migration/workload:dev  # the witness of the chaos tests is out of the way
 
 .PHONY: deploy
 deploy: images ## load the images, apply the CRDs, install or upgrade the chart, wait until it is ready

@@ -78,6 +78,7 @@ def parser() -> argparse.ArgumentParser:
     build = verb("build", build_images, "build images where their inputs have changed")
     build.add_argument("images", nargs="+", choices=[*images.names(), "all"], metavar="NAME|all")
     load = verb("load", load_images, "load images into every worker that has not got them")
+    load.add_argument("--everywhere", action="store_true", help="into the control plane, too")
     load.add_argument("images", nargs="+", metavar="IMAGE", help="a built image's name, or a docker or OCI archive")
     add = verb("add", add_to_nodes, "put a tool into every node, for experiments: add criu, add podman")
     add.add_argument("extra", choices=EXTRAS)
@@ -193,7 +194,7 @@ def load_images(cluster: Cluster, options: argparse.Namespace) -> None:
     require_up(cluster)
     with lock("images"):
         for image in options.images:
-            loading.load(cluster, image)
+            loading.load(cluster, image, cluster.nodes if options.everywhere else cluster.workers)
 
 
 def add_to_nodes(cluster: Cluster, options: argparse.Namespace) -> None:

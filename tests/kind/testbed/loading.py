@@ -1,4 +1,4 @@
-"""Brings images into the containerd of every worker: nothing of ours is scheduled to the control plane."""
+"""Brings images into the containerd of nodes."""
 
 import json
 import tarfile
@@ -24,36 +24,36 @@ class Image:
     id: str
 
 
-def load(cluster: Cluster, source: str) -> None:
-    """Loads an archive, or an image of the builder's store, into the nodes that have not got it."""
+def load(cluster: Cluster, source: str, nodes: tuple[str, ...]) -> None:
+    """Loads an archive, or an image of the builder's store, into those of the nodes that have not got it."""
     if Path(source).is_file():
         archive = Path(source)
-        import_where_missing(cluster, archive, describe(archive))
+        import_where_missing(cluster, archive, describe(archive), nodes)
         return
     if not cluster.plan.is_private and dockerbuild.inputs(cluster, source) is not None:
         with scratch() as work:
             dockerbuild.export(cluster, source, work / "image.tar")
-            import_where_missing(cluster, work / "image.tar", describe(work / "image.tar"))
+            import_where_missing(cluster, work / "image.tar", describe(work / "image.tar"), nodes)
         return
     identity = buildah.image_id(source)
     if identity is None:
         raise host.TestbedError(f"{source} is neither a file nor an image in the builder's store: `cluster build` it.")
     images = [Image(source, f"sha256:{identity}")]
-    if nodes_without(cluster, images):
+    if nodes_without(cluster, images, nodes):
         with scratch() as work:
             buildah.export(source, work / "image.tar")
-            import_where_missing(cluster, work / "image.tar", images)
+            import_where_missing(cluster, work / "image.tar", images, nodes)
     else:
-        note(f"image {source}: every worker has it")
+        note(f"image {source}: every node has it")
 
 
-def import_where_missing(cluster: Cluster, archive: Path, images: list[Image]) -> None:
+def import_where_missing(cluster: Cluster, archive: Path, images: list[Image], nodes: tuple[str, ...]) -> None:
     title = " ".join(image.name for image in images)
-    missing = nodes_without(cluster, images)
+    missing = nodes_without(cluster, images, nodes)
     if not missing:
-        note(f"image {title}: every worker has it")
+        note(f"image {title}: every node has it")
         return
-    with step(f"loading {title} into {len(missing)} workers"), ThreadPoolExecutor(IMPORTS_AT_A_TIME) as pool:
+    with step(f"loading {title} into {len(missing)} nodes"), ThreadPoolExecutor(IMPORTS_AT_A_TIME) as pool:
         list(pool.map(partial(import_archive, cluster, archive), missing))
 
 
@@ -63,8 +63,8 @@ def import_archive(cluster: Cluster, archive: Path, node: str) -> None:
         host.run(command, env=engine.environment(cluster), stdin=content)
 
 
-def nodes_without(cluster: Cluster, images: list[Image]) -> list[str]:
-    return [node for node in cluster.workers if not all(has(cluster, node, image) for image in images)]
+def nodes_without(cluster: Cluster, images: list[Image], nodes: tuple[str, ...]) -> list[str]:
+    return [node for node in nodes if not all(has(cluster, node, image) for image in images)]
 
 
 def has(cluster: Cluster, node: str, image: Image) -> bool:
