@@ -27,7 +27,9 @@ def command(*arguments: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    return {"STORAGE_DRIVER": driver(), "BUILDAH_ISOLATION": "chroot"}
+    """Without a cluster's DOCKER_CONFIG, which whoever is in a cluster's environment has: nobody logs in anywhere, and
+    buildah demands that the file is there."""
+    return {"STORAGE_DRIVER": driver(), "BUILDAH_ISOLATION": "chroot", "DOCKER_CONFIG": ""}
 
 
 @once
