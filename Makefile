@@ -110,10 +110,6 @@ e2e: $(SYNCED) cluster-up deploy e2e-only ## end-to-end tests, from nothing
 e2e-only: $(SYNCED) ## end-to-end tests on the cluster as it is
 	$(TESTBED) exec -- $(BIN)/pytest tests/e2e --timeout 600 $(PYTEST_ARGS)
 
-.PHONY: e2e-both
-e2e-both: $(SYNCED) ## end-to-end tests on two clusters at once, which share the files of tests: most of it is waiting
-	$(BIN)/pytest tests/e2e --timeout 600 -n 2 --dist loadfile --clusters ctrmig,ctrmig-other $(PYTEST_ARGS)
-
 CHAOS = PYTHONPATH=tests $(TESTBED) exec -- $(BIN)/python -m chaos
 N ?= 200
 JOBS ?= 4
