@@ -27,28 +27,22 @@ DESELECTED = pytest.StashKey[list[pytest.Item]]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kubeconfig", help="the cluster to test; default: the environment's KUBECONFIG")
-    parser.addoption("--clusters", default="", help="with -n N: the names of N test beds, one for each process: a,b")
     parser.addoption("--workloads-table", help="the page whose rows are written anew: docs/workloads.md")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Without a cluster to test, the project's own is brought up, or used as it is."""
     config.addinivalue_line("markers", "testbed: needs the project's own kind cluster (tests/kind)")
-    if clusters := config.getoption("--clusters"):
-        if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and not config.option.collectonly:
-            testbed_support.enter(str(clusters).split(",")[int(worker.removeprefix("gw"))])
-    elif path := config.getoption("--kubeconfig"):
+    if path := config.getoption("--kubeconfig"):
         if path != os.environ.get("KUBECONFIG"):
             os.environ.pop(testbed_support.NAME, None)
         os.environ["KUBECONFIG"] = str(path)
     elif "KUBECONFIG" not in os.environ and not config.option.collectonly:
-        testbed_support.enter(os.environ.get(testbed_support.NAME, testbed_support.DEFAULT))
+        testbed_support.enter()
 
 
 def pytest_report_header() -> list[str]:
     """Say what is tested: a cluster that was not made from packages may have any versions."""
-    if "KUBECONFIG" not in os.environ:
-        return []
     info = ".status.nodeInfo"
     columns = f"NODE:.metadata.name,KUBELET:{info}.kubeletVersion,RUNTIME:{info}.containerRuntimeVersion"
     return Kubectl()("get", "nodes", "-o", f"custom-columns={columns}", check=False).stdout.splitlines()

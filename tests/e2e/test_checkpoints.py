@@ -31,7 +31,9 @@ def bucket(testbed: Testbed, kubectl: Kubectl, namespace: str) -> Bucket:
 
 
 def count(kubectl: Kubectl, namespace: str, pod: str) -> int:
-    return int(kubectl.exec(pod, namespace, "cat", "/tmp/count"))
+    """Return where it is; the file is empty for a moment whenever it is written."""
+    text = wait_for("a count", lambda: kubectl.exec(pod, namespace, "cat", "/tmp/count").strip() or None, seconds=10)
+    return int(text)
 
 
 def goes_on(kubectl: Kubectl, namespace: str, pod: str) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from support import machine
 from support.archives import checkpointctl, tool
 from support.cluster import Kubectl, on_node
 from support.migration import WORKLOAD
@@ -31,7 +32,7 @@ def members(archive: bytes) -> dict[str, tarfile.TarInfo]:
 @pytest.fixture
 def podman_archive(testbed: Testbed, kubectl: Kubectl, nodes: tuple[str, str], folder: Folder) -> Iterator[bytes]:
     """Let the real podman checkpoint a container that has changed and deleted files of its image."""
-    testbed("add", "podman")
+    Testbed(testbed.name, machine.machines_network())("add", "podman")  # its packages are outside the cluster's network
     node, name, on_nodes = nodes[0], f"e2e-{secrets.token_hex(4)}", folder.on_nodes
     change = "echo changed > /etc/motd; rm -rf /srv; mkdir /new; echo new > /new/file; exec sleep 1000"
     podman = f"podman --root /var/lib/{name} --runroot /run/{name}"

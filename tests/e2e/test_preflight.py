@@ -144,7 +144,14 @@ CASES = [
         container={"command": ["redis-server"], "livenessProbe": LIVENESS},
     ),
 ]
-UNIT_TESTED = {Why.CPU_MISMATCH, Why.KERNEL_MISMATCH, Why.CRIU_MISMATCH, Why.NO_ROOM}
+UNIT_TESTED = {
+    Why.CPU_MISMATCH,
+    Why.KERNEL_MISMATCH,
+    Why.CRIU_MISMATCH,
+    Why.NO_ROOM,
+    Why.CHECKPOINT_NOT_FOUND,
+    Why.CHECKPOINT_NOT_READY,
+}
 ELSEWHERE = {Why.POD_NOT_RUNNING, Why.POD_OWNED}
 TRANSPORT = {
     Why.PATH_NOT_ALLOWED,
@@ -155,10 +162,12 @@ TRANSPORT = {
     Why.STORE_NOT_SHARED,
 }
 """In test_transport_preflight.py."""
+COPIES = {Why.SHARED_WRITERS, Why.CHECKPOINT_KEY_UNUSABLE}
+"""In test_clone.py and test_checkpoints.py."""
 
 
 def test_the_table_has_every_reason() -> None:
-    assert {case.reason for case in CASES} | UNIT_TESTED | ELSEWHERE | TRANSPORT == set(Why)
+    assert {case.reason for case in CASES} | UNIT_TESTED | ELSEWHERE | TRANSPORT | COPIES == set(Why)
 
 
 @pytest.fixture(scope="module")

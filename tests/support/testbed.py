@@ -13,9 +13,6 @@ COMMAND = Path(__file__).parents[1] / "kind" / "cluster"
 NAME = "TESTBED_CLUSTER"
 """The variable that names the cluster; `cluster exec` and `cluster env` set it."""
 
-DEFAULT = "ctrmig"
-"""The cluster of whoever names none."""
-
 CLONE_NEWNET = 0x40000000
 SHARED = "/mnt/shared"
 """The folder that all nodes share."""
@@ -65,9 +62,9 @@ class Testbed:
         return dict(shlex.split(os.path.expandvars(word))[0].split("=", 1) for word in words)
 
 
-def enter(name: str) -> None:
+def enter() -> None:
     """Bring the cluster up, unless it is, and move this process into its network."""
-    testbed = Testbed(name)
+    testbed = Testbed(os.environ.get(NAME, "ctrmig"))
     testbed("up", timeout=3600)
     os.environ.update(testbed.variables("env"))
     if namespace := os.environ["TESTBED_NETNS"]:
