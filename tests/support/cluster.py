@@ -43,17 +43,14 @@ def wait_for(what: str, probe: Callable[[], T | None], *, seconds: float, every:
 
 @dataclass(frozen=True)
 class Kubectl:
-    """Runs kubectl with the environment's KUBECONFIG; `token` acts as somebody else."""
-
-    token: str | None = None
+    """Runs kubectl with the environment's KUBECONFIG; who others are is in `support.writers`."""
 
     def __call__(
         self, *args: str, stdin: str | None = None, check: bool = True, timeout: float = 60
     ) -> subprocess.CompletedProcess[str]:
         """Run `kubectl ARGS`; a failure's message has stderr."""
-        who = ("--token", self.token) if self.token else ()
         done = subprocess.run(
-            ("kubectl", *who, *args), input=stdin, capture_output=True, text=True, check=False, timeout=timeout
+            ("kubectl", *args), input=stdin, capture_output=True, text=True, check=False, timeout=timeout
         )
         if check and done.returncode != 0:
             raise AssertionError(f"kubectl {' '.join(args)}: {done.stderr.strip() or done.stdout.strip()}")
