@@ -59,13 +59,17 @@ def test_all_cores_compile_as_far_as_there_is_memory(cores: int, memory: float, 
 
 @pytest.mark.parametrize("packages", [["runc 1.3.6+ds1-1"], ["criu 4.10-1"], ["curl 0.1"], []])
 def test_packages_that_are_new_enough_are_taken(packages: list[str]) -> None:
-    debian.refuse_old(packages)
+    debian.refuse_old([package.split()[0] for package in packages], packages)
+
+
+def test_an_old_package_that_nobody_asked_for_is_taken() -> None:
+    debian.refuse_old(["podman"], ["podman 5.4.2", "criu 4.1.1-1"])
 
 
 @pytest.mark.parametrize("package", ["runc 1.1.15+ds1-2", "criu 4.1.1-1"])
 def test_a_release_that_is_behind_is_refused(package: str) -> None:
     with pytest.raises(TestbedError, match=r"at least (1\.3|4\.2) is needed"):
-        debian.refuse_old(["libc6 2.41", package])
+        debian.refuse_old(["runc", "criu"], ["libc6 2.41", package])
 
 
 def test_a_root_says_what_is_installed_in_it(tmp_path: Path) -> None:
