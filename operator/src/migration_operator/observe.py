@@ -25,11 +25,9 @@ from migration_operator.pods import Json, Pod, mapping, mappings
 from migration_operator.preflight import freeze_estimate
 from migration_operator.restore_facts import checkpoint_of, restore_facts
 from migration_operator.rules import Rules
-from migration_operator.shipping import NoAccess, secret_facts, store_access
-from migration_operator.store_probe import try_store
 from migration_operator.target_pod import name_for
-from migration_operator.transport_checks import setting_problems
 from migration_operator.transport_facts import TransportFacts, TransportRules
+from migration_operator.transport_observe import transport_facts
 
 
 async def observe(
@@ -182,7 +180,7 @@ async def _preflight(
         pod_facts=pod_facts,
         agent_problem=agent_problem,
         claims=await claims_of(kube, pod),
-        transport=await _transport(
+        transport=await transport_facts(
             kube, agents, namespace, transport, source=source, targets=(target,) if target else candidates
         ),
     )
@@ -196,30 +194,6 @@ async def claims_of(kube: Kube, pod: Pod) -> dict[str, frozenset[str]]:
         name: frozenset(str(mode) for mode in mapping((claim or {}).get("status")).get("accessModes") or ())
         for name, claim in zip(names, found, strict=True)
     }
-
-
-async def _transport(
-    kube: Kube,
-    agents: Agents,
-    namespace: str,
-    facts: TransportFacts,
-    *,
-    source: NodeView | None,
-    targets: tuple[NodeView, ...],
-) -> TransportFacts:
-    """Look at the Secret, and let the nodes try the store when nothing else stands against it."""
-    facts = replace(facts, secret=await secret_facts(kube, namespace, facts.transport))
-    if source is None or source.agent is None or agent_trouble(source.agent, now()) or any(setting_problems(facts)):
-        return facts
-    try:
-        access = await store_access(kube, namespace, facts.transport)
-    except NoAccess:
-        return facts  # it has changed since: the next look says how
-    if access is None:
-        return facts
-    able = [t.agent for t in targets if t.agent and t.name != source.name and not agent_trouble(t.agent, now())]
-    answer, found = await try_store(agents, access, source.agent, able)
-    return replace(facts, source=answer, targets=found)
 
 
 async def pod_facts_of(agents: Agents, source: NodeView | None, pod: Pod) -> tuple[PodFacts | None, str]:

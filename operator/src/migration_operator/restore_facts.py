@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
 
 from migration_api.base import now
 from migration_api.checkpoint import ContainerCheckpoint
@@ -12,11 +11,10 @@ from migration_api.migration import ContainerMigration
 from migration_operator.agents import Agents
 from migration_operator.kube import Kube
 from migration_operator.observation import NodeView, PreflightFacts, agent_trouble, origin_view, stored_pod
-from migration_operator.shipping import NoAccess, secret_facts, store_access, stored_key
-from migration_operator.store_probe import try_store
+from migration_operator.shipping import NoAccess, stored_key
 from migration_operator.target_pod import name_for
-from migration_operator.transport_checks import setting_problems
 from migration_operator.transport_facts import TransportFacts, TransportRules
+from migration_operator.transport_observe import transport_facts
 
 
 async def checkpoint_of(kube: Kube, migration: ContainerMigration) -> ContainerCheckpoint | None:
@@ -77,17 +75,8 @@ async def _transport(
     rules: TransportRules,
     nodes: Sequence[NodeView],
 ) -> TransportFacts:
-    """Look at the Secret, and let the nodes try the store when nothing else stands against it."""
-    namespace, transport = checkpoint.metadata.namespace, checkpoint.spec.transport
-    facts = TransportFacts(transport, rules, secret=await secret_facts(kube, namespace, transport))
-    able = [n.agent for n in nodes if n.agent and not agent_trouble(n.agent, now())]
-    if not able or any(setting_problems(facts)):
-        return facts
-    try:
-        access = await store_access(kube, namespace, transport)
-    except NoAccess:
-        return facts  # it has changed since: the next look says how
-    if access is None:
-        return facts
-    answer, found = await try_store(agents, access, able[0], able[1:])
-    return replace(facts, source=answer, targets=found)
+    """Any of the nodes may put what the others fetch: the one that the checkpoint was taken on may be gone."""
+    facts = TransportFacts(checkpoint.spec.transport, rules)
+    able = [node for node in nodes if node.agent and not agent_trouble(node.agent, now())]
+    namespace, first = checkpoint.metadata.namespace, able[0] if able else None
+    return await transport_facts(kube, agents, namespace, facts, source=first, targets=able[1:])

@@ -18,15 +18,14 @@ from migration_operator.checkpoint_plan import CheckpointObservation
 from migration_operator.checkpoints import described
 from migration_operator.freeze_budget import effective_freeze_budget
 from migration_operator.kube import Kube
-from migration_operator.observation import AgentView, NodeView, PreflightFacts, agent_trouble
+from migration_operator.observation import AgentView, PreflightFacts
 from migration_operator.observe import agent_view, claims_of, node_of, pod_facts_of
 from migration_operator.pods import Pod
 from migration_operator.preflight import room_needed, taking_problems
 from migration_operator.rules import Rules
-from migration_operator.shipping import NoAccess, make_key, secret_facts, store_access, stored_key
-from migration_operator.store_probe import try_store
-from migration_operator.transport_checks import setting_problems
+from migration_operator.shipping import NoAccess, make_key, store_access, stored_key
 from migration_operator.transport_facts import TransportFacts
+from migration_operator.transport_observe import transport_facts
 
 
 def ref_of(checkpoint: ContainerCheckpoint) -> MigrationRef:
@@ -81,25 +80,15 @@ async def _facts(
         pod_facts=pod_facts,
         agent_problem=agent_problem,
         claims=await claims_of(kube, pod),
-        transport=await _transport(kube, agents, rules, checkpoint, source),
+        transport=await transport_facts(
+            kube,
+            agents,
+            checkpoint.metadata.namespace,
+            TransportFacts(checkpoint.spec.transport, rules.transport),
+            source=source,
+            targets=(),
+        ),
     )
-
-
-async def _transport(
-    kube: Kube, agents: Agents, rules: Rules, checkpoint: ContainerCheckpoint, source: NodeView | None
-) -> TransportFacts:
-    namespace, transport = checkpoint.metadata.namespace, checkpoint.spec.transport
-    facts = TransportFacts(transport, rules.transport, secret=await secret_facts(kube, namespace, transport))
-    if source is None or source.agent is None or agent_trouble(source.agent, now()) or any(setting_problems(facts)):
-        return facts
-    try:
-        access = await store_access(kube, namespace, transport)
-    except NoAccess:
-        return facts  # it has changed since: the next look says how
-    if access is None:
-        return facts
-    answer, _ = await try_store(agents, access, source.agent, ())
-    return replace(facts, source=answer)
 
 
 async def begin(kube: Kube, o: CheckpointObservation) -> CheckpointStatus:
