@@ -11,8 +11,7 @@ from support.cluster import SYSTEM, what_happened
 _ON_NODE = f"""
 for f in /var/lib/container-migration/migrations/*/*.json; do [ -e "$f" ] && echo "== $f" && cat "$f" && echo; done
 ls -lR /var/lib/container-migration/tickets /var/lib/container-migration/pods 2>/dev/null
-for f in /run/container-migration/images/*/*/hook.log; do [ -e "$f" ] && echo "== $f" && tail -5 "$f"; done
-for f in /run/container-migration/images/*/*/work/*.log; do [ -e "$f" ] && echo "== $f" && tail -15 "$f"; done
+find /run/container-migration/images -name '*.log' | while read -r f; do echo "== $f"; tail -15 "$f"; done
 echo "== containers"; {RUNC} list
 echo "== processes"; for p in /proc/[0-9]*; do
   case "$(readlink $p/exe)" in */criu|*/runc|*/runc-migratable) echo "${{p#/proc/}} $(tr '\\0' ' ' < $p/cmdline)";; esac

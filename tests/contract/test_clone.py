@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from migration_agent.runtime.interface import ContainerStatus
-from migration_api import failpoints
 from migration_api.failpoints import Failpoint
 from migration_api.migration import Decision
 from migration_api.wire import SourceState, TargetState, Thaw
@@ -32,16 +30,6 @@ FORWARD = [
     Failpoint.TARGET_COMMITTED,
     Failpoint.TARGET_RESUMED,
 ]
-
-
-@pytest.fixture
-def armed(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "failpoints"
-    folder.mkdir()
-    failpoints.look_in(folder)
-    yield folder
-    failpoints.look_in(None)
-    shutil.rmtree(folder)
 
 
 @pytest.fixture

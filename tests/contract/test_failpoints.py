@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from migration_agent.runtime.interface import ContainerStatus
-from migration_api import failpoints
 from migration_api.conditions import Reason
 from migration_api.failpoints import Failpoint
 from migration_api.migration import Decision
@@ -55,16 +53,6 @@ BACK = [
 ]
 IN_A_PEERS_THREAD = {Failpoint.TARGET_CHUNK, Failpoint.TARGET_RECEIVED}
 """Only the end of the process ends those threads: `make chaos-matrix`."""
-
-
-@pytest.fixture
-def armed(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "failpoints"
-    folder.mkdir()
-    failpoints.look_in(folder)
-    yield folder
-    failpoints.look_in(None)
-    shutil.rmtree(folder)  # whoever still hangs goes on, also when the test has failed
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from support.cluster import Kubectl, NotInTimeError, agents, schedulable, wait_f
 from support.follower import Follower
 from support.kept import Kept
 from support.migration import Migrations, leftovers
-from support.stores import Folder
+from support.stores import Bucket, Folder
 from support.table import Table
 
 REPORT = pytest.StashKey[pytest.TestReport]()
@@ -116,6 +116,15 @@ def folder(testbed: testbed_support.Testbed) -> Iterator[Folder]:
     path.mkdir()
     yield Folder(path, f"{testbed_support.SHARED}/{name}")
     shutil.rmtree(path)
+
+
+@pytest.fixture
+def bucket(testbed: testbed_support.Testbed, kubectl: Kubectl, namespace: str) -> Bucket:
+    """A fresh bucket of the test bed's S3 server; its credentials are in a Secret of the namespace."""
+    it = Bucket(f"e2e-{secrets.token_hex(4)}", testbed.variables("s3"))
+    it.create()
+    kubectl.apply(it.secret(namespace))
+    return it
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import secrets
 from pathlib import Path
 
 import pytest
@@ -16,18 +15,9 @@ from support.cluster import Kubectl, Manifest, condition, wait_for
 from support.kept import Kept
 from support.migration import Migrations
 from support.stores import Bucket, Folder
-from support.testbed import Testbed
 from support.workloads import Redis, counter
 
 pytestmark = pytest.mark.testbed
-
-
-@pytest.fixture
-def bucket(testbed: Testbed, kubectl: Kubectl, namespace: str) -> Bucket:
-    it = Bucket(f"e2e-{secrets.token_hex(4)}", testbed.variables("s3"))
-    it.create()
-    kubectl.apply(it.secret(namespace))
-    return it
 
 
 def count(kubectl: Kubectl, namespace: str, pod: str) -> int:

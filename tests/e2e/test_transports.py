@@ -6,7 +6,6 @@ import base64
 import json
 import os
 import re
-import secrets
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -53,14 +52,6 @@ class S3:
 
     def content(self) -> dict[str, bytes]:
         return self.bucket.objects()
-
-
-@pytest.fixture
-def bucket(testbed: Testbed, kubectl: Kubectl, namespace: str) -> Bucket:
-    it = Bucket(f"e2e-{secrets.token_hex(4)}", testbed.variables("s3"))
-    it.create()
-    kubectl.apply(it.secret(namespace))
-    return it
 
 
 @pytest.fixture(params=["SharedVolume", "ObjectStore"])
