@@ -225,6 +225,9 @@ class FakeNode:
             self.do("resume")
             self.status_ = ContainerStatus.STOPPED if self.dead else ContainerStatus.RUNNING
 
+    def prepare(self, dump: Dump) -> None:
+        (dump.directory / "images").mkdir(parents=True, exist_ok=True)
+
     def dump(self, dump: Dump, *, file_locks: bool, while_frozen: Callable[[], None] | None = None) -> None:
         self.do("dump")
         if self.status_ is not ContainerStatus.PAUSED:
@@ -238,7 +241,6 @@ class FakeNode:
                 raise RuntimeFailure("the post-dump hook failed") from error
         if self.dump_error:
             raise RuntimeFailure(self.dump_error)
-        (dump.directory / "images").mkdir(parents=True)
         (dump.directory / "images/inventory.img").write_bytes(b"inventory")
         (dump.directory / "images/pages-1.img").write_bytes(b"p" * 5_000_000)
         (dump.directory / "images/empty.img").touch()
@@ -332,16 +334,24 @@ class FakePeers:
     answer: PeerState | None = PeerState.UNDECIDED
     is_intact: bool | None = True
     send_error: Exception | None = None
+    """Why the transfer fails in the end."""
+    connect_error: Exception | None = None
+    """Why it does not even begin."""
+    reachable: bool = True
     sent: list[str] = field(default_factory=list[str])
     asked: list[tuple[bool, bool]] = field(default_factory=list[tuple[bool, bool]])
     """(promise, settled) of each question."""
 
     def send(self, sending: Sending) -> None:
-        if self.send_error is not None:
-            raise self.send_error
+        if self.connect_error is not None:
+            raise self.connect_error
+        if self.reachable:
+            sending.connected()
         while not sending.complete.is_set():
             if sending.stop.wait(0.01):
                 raise GaveUp
+        if self.send_error is not None:
+            raise self.send_error
         sending.progress.count(5_000_012, resumed=False)
         self.sent.append(sending.node or "the store")
 

@@ -52,13 +52,13 @@ class Freezer:
     def fenced(self) -> bool:
         return self.fence_of(self.pod_uid).is_up()
 
-    def drop(self) -> None:
+    def drop(self, shared: Shared) -> None:
         """Drop every packet but those on loopback.
 
         Raises:
             FreezeFailure: the pod has no sandbox, or the rules could not be set.
         """
-        self._drop().drop()
+        self._drop(shared.network_pid).drop()
 
     def pause(self, containers: Sequence[Container]) -> None:
         """Freeze every task and make sure of it.
@@ -70,6 +70,10 @@ class Freezer:
             self.runtime.pause(container)
         if not self.frozen(containers):
             raise RuntimeFailure(f"the containers of pod {self.pod_uid} were paused, but the runtime says they are not")
+
+    def prepare(self, dump: Dump) -> None:
+        """Make all of a dump that can be made while the container runs."""
+        self.runtime.prepare(dump)
 
     def dump(self, dump: Dump, *, while_frozen: Callable[[], None]) -> Path:
         """Checkpoint one paused container; returns the directory."""
@@ -140,7 +144,7 @@ class Freezer:
         if alive:
             self.pause(alive)
         try:
-            self._drop().reset()
+            self._drop(self.runtime.network_pid(self.pod_uid)).reset()
         except FreezeFailure as error:
             log.warning("pod %s: peers of its connections are not told that it is gone: %s", self.pod_uid, error)
         for container in containers:
@@ -158,8 +162,7 @@ class Freezer:
         if pid is not None:
             self.drop_of(pid).lift()
 
-    def _drop(self) -> PacketDropLike:
-        pid = self.runtime.network_pid(self.pod_uid)
+    def _drop(self, pid: int | None) -> PacketDropLike:
         if pid is None:
             raise FreezeFailure(f"pod {self.pod_uid} has no sandbox on this node")
         return self.drop_of(pid)

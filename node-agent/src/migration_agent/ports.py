@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -188,6 +188,8 @@ class Sending:
     """Set when the checkpoint is made; what is sent before are files that are only appended to."""
     stop: Stop
     progress: Progress
+    connected: Callable[[], None] = lambda: None
+    """Called when the way is open, so that the freeze need not wait for it; in the sending thread."""
 
 
 class Peers(Protocol):

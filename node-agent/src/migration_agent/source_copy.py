@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from migration_agent.checkpoint import criu
 from migration_agent.freeze import FreezeFailure
 from migration_agent.ports import GaveUp, Progress, Sending, Stop, TransferFailed
-from migration_agent.runtime.interface import Dump, RuntimeFailure, Shared
+from migration_agent.runtime.interface import Container, Dump, RuntimeFailure, Shared
 from migration_agent.seen import Seen, Verdict, verdict
 from migration_agent.transport.chunks import FormatError
 from migration_agent.transport.manifest import checkpoint_bytes
@@ -22,6 +22,10 @@ from migration_api.wire import Connections, SourceState
 
 if TYPE_CHECKING:
     from migration_agent.source import SourceSide
+
+
+_CONNECT_SECONDS = 10.0
+"""A gate that is reached gets old meanwhile, and a freeze begins only before a young one (docs/protocol.md)."""
 
 
 class GivenUp(Exception):
@@ -43,12 +47,14 @@ class SourceCopy:
         self.progress = Progress()
         self.paused = False
         self._side = side
+        self._containers: tuple[Container, ...] = ()
         self._shared: Shared | None = None
         self._connections: Connections | None = None
         self._stop = threading.Event()
         self._end_of_sending = Stop()
         self._complete = threading.Event()
         self._sending: asyncio.Task[None] | None = None
+        self._connected = asyncio.Event()
 
     def give_up(self) -> None:
         """Stop at the next possible point; whatever is frozen stays frozen."""
@@ -64,9 +70,11 @@ class SourceCopy:
             ApiUnreachable: the object could not be read; nothing was touched.
         """
         try:
-            await self._freeze()
+            dumps = await self._prepare()
             await self._begin_to_send()
-            await self._dump()
+            await self._connect()
+            await self._freeze()
+            await self._dump(dumps)
         except (RuntimeFailure, FreezeFailure, FormatError, OSError) as error:
             await self._end_sending()
             self._go_on()
@@ -83,13 +91,25 @@ class SourceCopy:
         await self._begin_to_send()
         await self._sent()
 
-    async def _freeze(self) -> None:
-        """Fence, drop, pause; right after a live look at the object."""
+    async def _prepare(self) -> tuple[Dump, ...]:
+        """Do all that needs no standstill, and return the dumps to make."""
         side = self._side
         request = side.record.request
         # All of the pod stand still, also those that do not move: they share volumes, and end with the pod.
-        containers = await asyncio.to_thread(side.tools.freezer.find, request.all_containers)
+        self._containers = await asyncio.to_thread(side.tools.freezer.find, request.all_containers)
         self._shared = await asyncio.to_thread(side.tools.freezer.shared)
+        layout, uid = side.tools.journal.layout, side.ref.uid
+        moving = (container for container in self._containers if container.name in request.containers)
+        dumps = tuple(Dump(container, layout.image(uid, container.name), uid) for container in moving)
+        for dump in dumps:
+            await asyncio.to_thread(side.tools.freezer.prepare, dump)
+        return dumps
+
+    async def _freeze(self) -> None:
+        """Fence, drop, pause; right after a live look at the object."""
+        side, containers, shared = self._side, self._containers, self._shared
+        if shared is None:
+            raise AssertionError("nothing was prepared")
         boot_id = await asyncio.to_thread(side.tools.clock.boot_id)
         seen = await side.tools.registers.read(side.ref)
         if not isinstance(seen, Seen) or verdict(seen) is not Verdict.UNDECIDED or not side.wanted(seen):
@@ -102,13 +122,13 @@ class SourceCopy:
         self._go_on()
         await side.save(state=SourceState.FROZEN, frozen_at_ns=side.tools.clock.boottime_ns(), frozen_at=now())
         await reach(Failpoint.SOURCE_FREEZING)
-        await asyncio.to_thread(side.tools.freezer.drop)
+        await asyncio.to_thread(side.tools.freezer.drop, shared)
         await reach(Failpoint.SOURCE_DROPPED)
         await asyncio.to_thread(side.tools.freezer.pause, containers)
         self.paused = True
         await reach(Failpoint.SOURCE_PAUSED)
 
-    async def _dump(self) -> None:
+    async def _dump(self, dumps: tuple[Dump, ...]) -> None:
         side = self._side
         layout = side.tools.journal.layout
         directory = layout.shared_image(side.ref.uid)
@@ -120,17 +140,14 @@ class SourceCopy:
                 self._connections = side.tools.freezer.copy_shared(self._shared, directory)
 
         await self._demand_no_connections()
-        moving = side.record.request.containers
-        containers = [container for container in side.record.containers if container.name in moving]
-        owner = await asyncio.to_thread(side.tools.freezer.memory_owner, containers)
-        for container in containers:
+        owner = await asyncio.to_thread(side.tools.freezer.memory_owner, [dump.container for dump in dumps])
+        for dump in dumps:
             self._go_on()
             if self._sending is not None and self._sending.done():
                 return  # the target refused it
-            dump = Dump(container, layout.image(side.ref.uid, container.name), side.ref.uid)
-            work = copy_shared if container is containers[-1] else self._go_on
+            work = copy_shared if dump is dumps[-1] else self._go_on
             await asyncio.to_thread(side.tools.freezer.dump, dump, while_frozen=work)
-            if container is not owner:
+            if dump.container is not owner:
                 await asyncio.to_thread(criu.drop_shared_ipc, dump.directory)
         if not await asyncio.to_thread(side.tools.freezer.frozen, side.record.containers):
             raise RuntimeFailure("a container is not paused any more after its dump")
@@ -160,6 +177,11 @@ class SourceCopy:
             text = f"Node {side.tools.node} does not have the migration's key any more: it was rebooted."
             raise CopyFailed(Reason.TRANSFER_FAILED, text)
         directory: Path = side.tools.journal.layout.images(side.ref.uid)
+        loop = asyncio.get_running_loop()
+
+        def connected() -> None:
+            loop.call_soon_threadsafe(self._connected.set)
+
         sending = Sending(
             side.record.request.target_node,
             side.ref.uid,
@@ -168,12 +190,31 @@ class SourceCopy:
             complete=self._complete,
             stop=self._end_of_sending,
             progress=self.progress,
+            connected=connected,
         )
         self._sending = asyncio.create_task(asyncio.to_thread(side.tools.peers.send, sending), name="send")
 
+    async def _connect(self) -> None:
+        """Wait until the way is open: nobody is frozen for a target or a store that is not there."""
+        connected = asyncio.create_task(self._connected.wait())
+        tasks = {it for it in (self._sending, connected) if it is not None}
+        await asyncio.wait(tasks, timeout=_CONNECT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        connected.cancel()
+        if self._sending is not None and self._sending.done():
+            await self._arrive()
+        self._go_on()
+        if not self._connected.is_set():
+            text = f"{self._where()} could not be reached within {_CONNECT_SECONDS:.0f} s, so nothing was frozen"
+            trouble = f": {self.progress.trouble}" if self.progress.trouble else ""
+            raise CopyFailed(Reason.TRANSFER_FAILED, f"{text}{trouble}")
+
     async def _sent(self) -> None:
         """Wait until the target has verified all of it."""
-        side = self._side
+        await self._arrive()
+        await reach(Failpoint.SOURCE_SENT)
+        await self._side.save(state=SourceState.SENT, sent_at=now())
+
+    async def _arrive(self) -> None:
         if self._sending is None:
             raise AssertionError("nothing is being sent")
         try:
@@ -186,8 +227,6 @@ class SourceCopy:
                 Reason.TRANSFER_FAILED,
                 f"The checkpoint did not reach {self._where()}: {error}",
             ) from error
-        await reach(Failpoint.SOURCE_SENT)
-        await side.save(state=SourceState.SENT, sent_at=now())
 
     def _where(self) -> str:
         node = self._side.record.request.target_node

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from migration_agent import source_copy
 from migration_agent.journal import SourceRecord
 from migration_agent.ports import PeerState, PeerUnreachable, TransferFailed
 from migration_agent.runtime.interface import ContainerStatus
@@ -179,6 +180,39 @@ async def test_a_failed_transfer_aborts_unless_the_target_has_committed(world: W
     assert world.node.status_ is PAUSED
     await world.registers.write_outcome(world.side.ref, Outcome.RESUMED)
     await world.reach(SourceState.RELEASED)
+
+
+async def test_nobody_is_frozen_for_a_target_that_does_not_take_the_checkpoint(world: World) -> None:
+    world.peers.connect_error = TransferFailed("node-b refuses it")
+    await world.reach(SourceState.THAWED)
+    assert not {"fence", "drop", "pause"} & set(world.node.log)
+    assert world.cluster.failure is not None
+    assert (world.cluster.failure.reason, "node-b refuses it" in world.cluster.failure.message) == (
+        Reason.TRANSFER_FAILED,
+        True,
+    )
+
+
+async def test_nobody_is_frozen_for_a_target_that_cannot_be_reached(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source_copy, "_CONNECT_SECONDS", 0.05)
+    world.peers.reachable = False
+    await world.reach(SourceState.THAWED)
+    assert not {"fence", "drop", "pause"} & set(world.node.log)
+    assert world.cluster.failure is not None
+    assert "could not be reached" in world.cluster.failure.message
+
+
+async def test_a_container_that_ran_during_its_dump_is_a_failure(world: World) -> None:
+    def watch(act: str) -> None:
+        if act == "copy-shared":
+            world.node.status_ = ContainerStatus.RUNNING
+
+    world.node.watch = watch
+    await world.reach(SourceState.THAWED)
+    assert world.cluster.failure is not None
+    assert "not paused any more after its dump" in world.cluster.failure.message
 
 
 async def test_a_source_that_dies_undecided_is_unfenced_after_abort(world: World) -> None:

@@ -99,10 +99,14 @@ def test_wait_for_exit_waits_for_all() -> None:
             os.close(pidfd)
 
 
+@pytest.mark.parametrize("group", ["", "container-migration"], ids=["first", "again"])
 @pytest.mark.parametrize("hierarchies", [["memory", "freezer"], [""]], ids=["v1", "v2"])
-def test_isolation_moves_into_an_own_cgroup_of_each_hierarchy(tmp_path: Path, hierarchies: list[str]) -> None:
+def test_isolation_moves_into_an_own_cgroup_of_each_hierarchy(
+    tmp_path: Path, hierarchies: list[str], group: str
+) -> None:
     for hierarchy in hierarchies:
-        (tmp_path / hierarchy / "container-migration").mkdir(parents=True)
+        (tmp_path / hierarchy / group).mkdir(parents=True, exist_ok=True)
+        (tmp_path / hierarchy / "cgroup.procs").touch()
     if hierarchies == [""]:
         (tmp_path / "cgroup.controllers").touch()
         (tmp_path / "other.slice").mkdir()

@@ -80,13 +80,16 @@ class Containerd:
 
     def pause(self, container: Container) -> None:
         """Freeze the container with `runc pause`. See `Runtime`."""
-        status = self.status(container)
-        if status is ContainerStatus.STOPPED:
-            raise RuntimeFailure(
-                f"container {container.name} ({container.container_id}) cannot be paused: it has ended"
-            )
-        if status is ContainerStatus.RUNNING:
+        try:
             self._runc(self._bundle(container), "pause", container.container_id)
+        except RuntimeFailure:  # looked at only now: the freeze waits for it
+            status = self.status(container)
+            if status is ContainerStatus.STOPPED:
+                raise RuntimeFailure(
+                    f"container {container.name} ({container.container_id}) cannot be paused: it has ended"
+                ) from None
+            if status is not ContainerStatus.PAUSED:
+                raise
 
     def resume(self, container: Container) -> None:
         """Thaw the container with `runc resume`. See `Runtime`."""
@@ -98,11 +101,10 @@ class Containerd:
             if self.status(container) is ContainerStatus.PAUSED:
                 raise
 
-    def dump(self, dump: Dump, *, file_locks: bool, while_frozen: Callable[[], None] | None = None) -> None:
-        """Checkpoint the paused container with `runc checkpoint`. See `Runtime`."""
-        container = dump.container
-        bundle = self._bundle(container)
-        self._demand_dumpable(container, bundle)
+    def prepare(self, dump: Dump) -> None:
+        """Write what describes the container, and what CRIU is told. See `Runtime`."""
+        bundle = self._bundle(dump.container)
+        self._demand_dumpable(dump.container, bundle)
         try:
             shutil.rmtree(dump.directory, ignore_errors=True)
             criu.prepare(self._host, dump)
@@ -110,21 +112,19 @@ class Containerd:
         except (OSError, ValueError) as error:
             raise RuntimeFailure(f"the checkpoint's directory could not be prepared: {error}") from error
 
+    def dump(self, dump: Dump, *, file_locks: bool, while_frozen: Callable[[], None] | None = None) -> None:
+        """Checkpoint the paused container with `runc checkpoint`. See `Runtime`."""
+        bundle = self._bundle(dump.container)
+
         def work() -> None:
             rootfs.copy_changes(self._host, bundle.path / "rootfs", dump.directory / "rootfs-diff.tar")
             if while_frozen is not None:
                 while_frozen()
 
-        with self._broker.expect(dump.migration, container.name, work) as expectation:
+        with self._broker.expect(dump.migration, dump.container.name, work) as expectation:
             self._checkpoint(dump, bundle, expectation, file_locks=file_locks)
         with suppress(OSError):  # nobody needs them to go on
             description.keep_statistics(criu.work(dump), dump.directory)
-        status = self.status(container)
-        if status is not ContainerStatus.PAUSED:
-            self._freeze_again(container)
-            raise RuntimeFailure(
-                f"container {container.name} ({container.container_id}) was not paused all through its dump: {status}"
-            )
 
     def attaches_memory(self, container: Container) -> bool:
         """Look at the mappings of all its processes. See `Runtime`."""

@@ -107,14 +107,23 @@ class Runtime(Protocol):
         """
         ...
 
-    def dump(self, dump: Dump, *, file_locks: bool, while_frozen: Callable[[], None] | None = None) -> None:
-        """Write the paused container's checkpoint and its root file system's changes; it is paused again afterwards.
+    def prepare(self, dump: Dump) -> None:
+        """Make the dump's directory anew, with all that is known before the freeze; the container may run.
 
-        The changes are copied while CRIU holds the tasks in its `post-dump` hook: link remaps exist only then.
+        Raises:
+            RuntimeFailure: the container cannot be dumped, or the directory could not be made.
+        """
+        ...
+
+    def dump(self, dump: Dump, *, file_locks: bool, while_frozen: Callable[[], None] | None = None) -> None:
+        """Write the paused container's checkpoint and its root file system's changes into what `prepare` made.
+
+        Whether it was paused all through must be looked at afterwards: once, for all containers of the pod. The changes
+        are copied while CRIU holds the tasks in its `post-dump` hook: link remaps exist only then.
         `while_frozen` is called there too.
 
         Raises:
-            RuntimeFailure: with CRIU's own last error lines. The container is still paused.
+            RuntimeFailure: with CRIU's own last error lines.
         """
         ...
 

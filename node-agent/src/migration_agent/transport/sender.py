@@ -133,6 +133,7 @@ class Sender:
         )
         self._outgoing = outgoing
         with self._working(self.lanes(lambda name: self._outbox.put(Frame(blob=name)))) as finish:
+            self.sending.connected()
             while not outgoing.exhausted:
                 for job in outgoing.jobs():
                     progress.expected = max(progress.expected, outgoing.size)
