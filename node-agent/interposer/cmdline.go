@@ -135,7 +135,7 @@ func (c *command) bundle() string {
 }
 
 // restoreArgs is the command line of `runc restore` for this `runc create`.
-func (c *command) restoreArgs(bundle, imagePath, workPath string, fileLocks bool) []string {
+func (c *command) restoreArgs(bundle, imagePath, workPath string, fileLocks, lazy bool) []string {
 	args := append([]string{"runc"}, c.globals...)
 	args = append(args, "restore", "--detach", "--bundle", bundle)
 	for _, name := range []string{"pid-file", "console-socket"} {
@@ -148,6 +148,9 @@ func (c *command) restoreArgs(bundle, imagePath, workPath string, fileLocks bool
 	}
 	if fileLocks {
 		args = append(args, "--file-locks")
+	}
+	if lazy {
+		args = append(args, "--"+lazyPages)
 	}
 	return append(args, "--image-path", imagePath, "--work-path", workPath, "--manage-cgroups-mode", "ignore", c.id)
 }

@@ -26,6 +26,12 @@ func run(cfg *Config, argv, env []string) int {
 	if len(argv) > 1 && argv[1] == starterCommand {
 		return runStarter(cfg, argv, env)
 	}
+	if len(argv) > 1 && argv[1] == pagerCommand {
+		return runPager(cfg, argv)
+	}
+	if len(argv) > 1 && argv[1] == pagerServer {
+		return runPageServer(argv)
+	}
 	began := boottime()
 	cmd, err := parseCommand(argv[1:])
 	if err != nil {

@@ -20,7 +20,7 @@ type restore struct {
 
 // knownOptions are the CRIU options an agent may ask for. An option is a line of a configuration file for a privileged
 // process, so nothing that is not listed is ever written there.
-var knownOptions = []string{"tcp-close", "tcp-established", "file-locks", "ext-unix-sk", "skip-in-flight", "link-remap"}
+var knownOptions = []string{"tcp-close", "tcp-established", "file-locks", "ext-unix-sk", "skip-in-flight", "link-remap", lazyPages}
 
 type gateEvent struct {
 	Event   string `json:"event"`
@@ -196,13 +196,23 @@ func (r *restore) writeHookFile() error {
 
 // criuConfig is CRIU's syntax: one long option a line, without the dashes. It is read after runc's own options and wins.
 func (r *restore) criuConfig() []byte {
-	lines := append([]string{"action-script " + r.cfg.Self, "network-lock skip"}, r.options...)
+	lines := []string{"action-script " + r.cfg.Self, "network-lock skip"}
+	for _, option := range r.options {
+		if option != lazyPages { // runc must know it too
+			lines = append(lines, option)
+		}
+	}
 	return []byte(strings.Join(lines, "\n") + "\n")
 }
 
 // restore runs runc and judges the result by the ticket: only `resuming` proves that our hook ran and let the tree go.
 // CRIU ignores the exit code of pre-resume, so runc may well return 0 for a tree that the hook killed.
 func (r *restore) restore() error {
+	if slices.Contains(r.options, lazyPages) {
+		if err := r.startPager(); err != nil {
+			return fmt.Errorf("container %s could not be restored: its memory cannot be filled in later: %w", r.id.container, err)
+		}
+	}
 	status, err := r.runRunc()
 	state, ticketErr := readTicket(r.dir)
 	if err == nil && status == 0 && state == ticketResuming {

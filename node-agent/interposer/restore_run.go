@@ -20,7 +20,7 @@ func (r *restore) runRunc() (int, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	args := r.cmd.restoreArgs(r.bundle, filepath.Join(r.imageDir, "images"), filepath.Join(r.imageDir, "work"),
-		slices.Contains(r.options, "file-locks"))
+		slices.Contains(r.options, "file-locks"), slices.Contains(r.options, lazyPages))
 	pid, err := forkExec(runc, args, r.restoreEnv(), []uintptr{0, 1, 2})
 	if err != nil {
 		return -1, err

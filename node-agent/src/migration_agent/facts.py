@@ -45,6 +45,11 @@ def kernel_features(host: Host) -> tuple[str, ...]:
     return tuple(name for name in _RESTORE_FEATURES if _has_feature(host, name))
 
 
+def fills_memory(host: Host) -> bool:
+    """Say whether memory can be filled in after a restore, also when the process forks, moves or drops it meanwhile."""
+    return _has_feature(host, "uffd-noncoop")
+
+
 def _has_feature(host: Host, name: str) -> bool:
     try:
         host.run_on_host(["criu", "check", "--feature", name], timeout=_COMMAND_SECONDS)

@@ -90,6 +90,8 @@ class TargetRecord(Model):
     received_at: Time | None = None
     held_at: Time | None = None
     resumed_at: Time | None = None
+    filled_at: Time | None = None
+    """When all of its memory was in place, if that came after."""
     failure: Failure | None = None
     """Why it cannot go on, before the commit."""
     last_error: str | None = None

@@ -17,7 +17,7 @@ from migration_agent.bridge import PeerBridge
 from migration_agent.certificate import ensure_certificate
 from migration_agent.checkpoint.post_dump import Answer, PostDumpBroker
 from migration_agent.clearing import Clearing
-from migration_agent.facts import kernel_features, node_facts, pod_facts, problems
+from migration_agent.facts import fills_memory, kernel_features, node_facts, pod_facts, problems
 from migration_agent.freeze import Fence, PacketDrop
 from migration_agent.freezer import Freezer
 from migration_agent.gate import Gates
@@ -87,6 +87,7 @@ class NodeSides:
         gates: Gates,
         peers: PeerClient,
         places: Places,
+        lazily: bool,
     ) -> None:
         self.runtime = Containerd(host, broker)
         self.processes = Processes(host.process_start)
@@ -94,6 +95,7 @@ class NodeSides:
         self._settings, self._host, self._api = settings, host, api
         self._journal, self._vault, self._tickets = journal, vault, tickets
         self._gates, self._peers, self._places = gates, peers, places
+        self._lazily = lazily
 
     def source(self, record: SourceRecord, *, changed: Callable[[], None], restarted: bool) -> SourceSide:
         freezer = Freezer(
@@ -126,6 +128,7 @@ class NodeSides:
             processes=self.processes,
             node=self._settings.node,
             store_of=self._places.store_of,
+            lazily=self._lazily,
         )
         return TargetSide(record, tools, changed=changed, restarted=restarted)
 
@@ -166,6 +169,7 @@ async def serve(settings: Settings) -> None:
         gates=gates,
         peers=PeerClient(trust, places.store_of, limit=_limit(settings)),
         places=places,
+        lazily=await asyncio.to_thread(fills_memory, host),
     )
     room = RoomFinder(layout, settings.checkpoints_on_disk)
     migrations = Migrations(journal, vault, tickets, sides.clock, sides, gates=gates, room=room.look)

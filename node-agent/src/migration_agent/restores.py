@@ -11,17 +11,31 @@ from migration_agent.paths import ONLY_LOOPBACK, SHARED_DIRECTORY, Layout
 from migration_agent.processes import ProcessRef
 from migration_api.wire import TargetTask
 
+LAZY_FROM_BYTES = 32 * 1024 * 1024
+"""Less memory is in place before a pager would have begun."""
 
-def restore_options(record: TargetRecord) -> tuple[str, ...]:
+
+def restore_options(record: TargetRecord, container: str, *, lazily: bool) -> tuple[str, ...]:
     """Return the options for CRIU.
 
     Connections with the outside are bound to an address that this pod does not have. CRIU knows only all or nothing,
     so those within the pod are kept when there are no others.
+
+    Args:
+        record: of the migration.
+        container: which one.
+        lazily: whether this node can fill memory in after the restore.
     """
     kept = any(entry.path == f"{SHARED_DIRECTORY}/{ONLY_LOOPBACK}" for entry in record.entries or ())
-    if kept:
-        return ("tcp-established", "file-locks")
-    return ("tcp-close", "file-locks") if record.request.tcp_close else ("file-locks",)
+    connections = ("tcp-established",) if kept else ("tcp-close",) if record.request.tcp_close else ()
+    lazy = ("lazy-pages",) if lazily and memory_bytes(record, container) >= LAZY_FROM_BYTES else ()
+    return (*connections, "file-locks", *lazy)
+
+
+def memory_bytes(record: TargetRecord, container: str) -> int:
+    """Return how much memory a container's checkpoint holds."""
+    pages = f"{container}/images/pages-"
+    return sum(entry.size for entry in record.entries or () if entry.path.startswith(pages))
 
 
 @dataclass

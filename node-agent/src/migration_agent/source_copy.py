@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from migration_agent.checkpoint import criu
+from migration_agent.filling import Filling
 from migration_agent.freeze import FreezeFailure
 from migration_agent.ports import GaveUp, Progress, Sending, Stop, TransferFailed
 from migration_agent.runtime.interface import Container, Dump, RuntimeFailure, Shared
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 
 _CONNECT_SECONDS = 10.0
 """A gate that is reached gets old meanwhile, and a freeze begins only before a young one (docs/protocol.md)."""
+
+
+_FILLING_SECONDS = 15.0
+_FILLING_LOOK_SECONDS = 0.1
 
 
 class GivenUp(Exception):
@@ -98,12 +103,25 @@ class SourceCopy:
         # All of the pod stand still, also those that do not move: they share volumes, and end with the pod.
         self._containers = await asyncio.to_thread(side.tools.freezer.find, request.all_containers)
         self._shared = await asyncio.to_thread(side.tools.freezer.shared)
+        await self._demand_all_memory()
         layout, uid = side.tools.journal.layout, side.ref.uid
         moving = (container for container in self._containers if container.name in request.containers)
         dumps = tuple(Dump(container, layout.image(uid, container.name), uid) for container in moving)
         for dump in dumps:
             await asyncio.to_thread(side.tools.freezer.prepare, dump)
         return dumps
+
+    async def _demand_all_memory(self) -> None:
+        """After an earlier migration: what is not filled in yet would be dumped as zeroes."""
+        side = self._side
+        filling = Filling(side.tools.journal.layout, side.tools.freezer.processes, side.tools.clock.boot_id)
+        deadline = asyncio.get_running_loop().time() + _FILLING_SECONDS
+        while names := await asyncio.to_thread(filling.containers, side.record.request.pod_uid):
+            self._go_on()
+            if asyncio.get_running_loop().time() > deadline:
+                text = f"the memory of container {', '.join(names)} is still being filled in after its last migration"
+                raise CopyFailed(Reason.CHECKPOINT_FAILED, f"{text}; nothing was frozen. Try again later")
+            await asyncio.sleep(_FILLING_LOOK_SECONDS)
 
     async def _freeze(self) -> None:
         """Fence, drop, pause; right after a live look at the object."""

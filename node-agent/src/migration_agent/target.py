@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from migration_agent.fetching import Fetching
+from migration_agent.filling import Filling
 from migration_agent.gate import Gate, Gates, Hook
 from migration_agent.gate_messages import GateEvent
 from migration_agent.intake import Intake
@@ -16,7 +17,7 @@ from migration_agent.journal import Journal, TargetRecord
 from migration_agent.peer import Admission, Refused
 from migration_agent.ports import ApiUnreachable, Clock, Peers, PeerState, PodState, Registers
 from migration_agent.processes import Processes, ProcessRef
-from migration_agent.restores import Restores, restore_options
+from migration_agent.restores import LAZY_FROM_BYTES, Restores, memory_bytes, restore_options
 from migration_agent.seen import Gone, Seen, Verdict
 from migration_agent.side import Side
 from migration_agent.target_plan import TargetObservation, TargetStep, next_target_step
@@ -38,6 +39,7 @@ _PENDING_SECONDS = 1.0
 _ENDED_SECONDS = 30.0
 _KILL_AFTER_SECONDS = 5.0
 _SETTLE_EVERY_SECONDS = 0.2
+_FILLING_SECONDS = 0.1
 _MESSAGE = 30_000
 
 
@@ -56,6 +58,8 @@ class TargetTools:
     node: str
     """The name of this node."""
     store_of: StoreOf = no_store
+    lazily: bool = False
+    """Whether this node can fill memory in after the restore."""
 
 
 class TargetSide(Side):
@@ -78,6 +82,8 @@ class TargetSide(Side):
         directory = tools.journal.layout.images(self.ref.uid)
         self.intake = Intake(self.ref.uid, directory, record.request.containers)
         self._fetching = Fetching(self, tools.store_of)
+        self._pagers = Filling(tools.journal.layout, tools.processes, tools.clock.boot_id)
+        self._filling = False
         self._promise_asked = False
         self._progress_ns: int | None = None
         """When something was held last, or Commit was first known."""
@@ -90,7 +96,9 @@ class TargetSide(Side):
 
     @property
     def interval(self) -> float:
-        return _ENDED_SECONDS if self.record.settled else _PENDING_SECONDS
+        if self.record.settled:
+            return _ENDED_SECONDS
+        return _FILLING_SECONDS if self._filling else _PENDING_SECONDS
 
     async def prepare(self) -> None:
         """Throw away what was received in another boot; check what is to be used again.
@@ -132,6 +140,8 @@ class TargetSide(Side):
         await self._look_at_ticket()
         if self._ticket_state is TicketState.PENDING:
             await restores.admit()
+        resuming = self._ticket_state is TicketState.RESUMING
+        self._filling = resuming and bool(await asyncio.to_thread(self._pagers.containers, self._pod_uid))
         lineup, waiting = restores.lineup(), restores.waiting()
         held = lineup.held and all(self.tools.processes.alive(hook.init) for hook in restores.hooks())
         now_ns = self.tools.clock.boottime_ns()
@@ -152,6 +162,7 @@ class TargetSide(Side):
             late=restores.late_gate() is not None,
             restoring=lineup.restoring,
             held=held,
+            filling=self._filling,
             resume_sent=held and all(hook.resume_sent for hook in restores.hooks()),
             accompanied=restores.accompanied(),
             losing=losing or bool(lineup.out_of_turn),
@@ -258,7 +269,8 @@ class TargetSide(Side):
     def report(self) -> TargetReport:
         """Return the target side as it is now."""
         now_ns = self.tools.clock.boottime_ns()
-        return target_report(self.record, self.intake, self._restores, self._ticket_state, now_ns=now_ns)
+        ticket, filling = self._ticket_state, self._filling
+        return target_report(self.record, self.intake, self._restores, ticket, filling=filling, now_ns=now_ns)
 
     async def stop(self) -> None:
         """Stop looking and fetching; what is held stays held."""
@@ -285,6 +297,12 @@ class TargetSide(Side):
             return False
         seal = Seal(shipping.key_bytes, self.record.request.sealed_for)
         return verify(seal, self.tools.journal.layout.images(self.ref.uid), entries, self.record.chunk_bytes)
+
+    @property
+    def _lazily(self) -> bool:
+        """Whether memory was filled in after the restore of any container."""
+        big = (memory_bytes(self.record, name) >= LAZY_FROM_BYTES for name in self.record.request.containers)
+        return self.tools.lazily and any(big)
 
     def _any_alive(self) -> bool:
         return any(self.tools.processes.alive(process) for process in self.record.processes)
@@ -366,7 +384,8 @@ class TargetSide(Side):
         held = self._restores.held_processes()
         await self.save(processes=(*(p for p in self.record.processes if p in held), gate.link.process))
         await reach(Failpoint.TARGET_RESTORING)
-        await self._restores.restore(gate, restore_options(self.record))
+        options = restore_options(self.record, gate.hello.container, lazily=self.tools.lazily)
+        await self._restores.restore(gate, options)
 
     async def _refuse_gate(self) -> None:
         failure = self.record.failure
@@ -456,6 +475,8 @@ class TargetSide(Side):
             self.tools.processes.kill(process)
 
     async def _end(self, state: TargetState) -> None:
+        if state is TargetState.RESUMED and self._lazily and self.record.filled_at is None:
+            await self.save(filled_at=now())
         await asyncio.to_thread(self.tools.journal.wipe_images, self.ref.uid)
         await asyncio.to_thread(self.tools.vault.wipe, self.ref.uid, well=state is TargetState.RESUMED)
         await reach(Failpoint.TARGET_WIPED)

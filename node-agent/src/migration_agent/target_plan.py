@@ -78,6 +78,8 @@ class TargetObservation:
     """A tree is being made, or on its way to run: its interposer lives."""
     held: bool = False
     """All trees are held, in one sandbox: the hooks' connections are open, hooks and trees live."""
+    filling: bool = False
+    """Its memory is still being filled in from the images."""
     resume_sent: bool = False
     """These very hooks were told to resume."""
     accompanied: bool = True
@@ -157,7 +159,8 @@ def _resuming(it: TargetObservation) -> TargetStep:
     if it.verdict is Verdict.RETURNED:  # an admin declared this node out of service, and the source goes on
         return TargetStep.END_RETURNED if it.dead else TargetStep.GIVE_UP
     if it.verdict in {Verdict.RESUMED, Verdict.GONE}:
-        return TargetStep.WAIT if it.restoring else TargetStep.END_RESUMED  # CRIU may still use the images
+        needed = it.restoring or it.filling  # CRIU or the pager still uses the images
+        return TargetStep.WAIT if needed else TargetStep.END_RESUMED
     return TargetStep.WRITE_RESUMED if it.verdict is Verdict.COMMIT else TargetStep.WAIT
 
 

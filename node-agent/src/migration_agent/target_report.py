@@ -11,7 +11,7 @@ from migration_api.wire import TargetReport, TargetState
 
 
 def target_report(
-    record: TargetRecord, intake: Intake, restores: Restores, ticket: TicketState, *, now_ns: int
+    record: TargetRecord, intake: Intake, restores: Restores, ticket: TicketState, *, filling: bool, now_ns: int
 ) -> TargetReport:
     """Return the report; `now_ns` is CLOCK_BOOTTIME."""
     age, late = None, restores.late_gate() is not None
@@ -40,5 +40,7 @@ def target_report(
         received_at=record.received_at,
         held_at=record.held_at,
         resumed_at=record.resumed_at,
+        filling=filling,
+        filled_at=record.filled_at,
         failure=record.failure,
     )

@@ -237,6 +237,9 @@ def _forget(o: Observation, reason: Reason) -> Step | None:
         if not agent.reached and agent is o.target_agent and o.outcome is not None:
             return None
         if side is not None and not side.settled:
+            if isinstance(side, TargetReport) and side.filling:
+                message = f"the container runs on node {agent.node.name}; the rest of its memory is being filled in"
+                return Step(Action.SETTLE, Reason.FILLING_MEMORY, message)
             return Step(Action.SETTLE, reason, f"the agent on node {agent.node.name} is about to settle")
         if side is not None:
             return Step(Action.FORGET, reason, "the agents remove what they kept of the migration")

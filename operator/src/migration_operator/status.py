@@ -101,6 +101,7 @@ def _timings(o: Observation, step: Step) -> Timings:
         transferred_at=old.transferred_at or (target.received_at if target else None),
         restored_at=old.restored_at or (target.held_at if target else None),
         resumed_at=resumed_at,
+        filled_at=old.filled_at or (target.filled_at if target else None),
         completed_at=old.completed_at or (o.now if step.action is Action.FINISH else None),
         freeze_seconds=_between(frozen_at, thawed_at if o.clone else resumed_at),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import product
 
 from migration_agent.ports import PodState
@@ -191,3 +192,10 @@ def test_the_word_resumed_is_kept_until_the_source_has_heard_it() -> None:
     assert step(Verdict.GONE, TargetState.RESUMED, acknowledged=True) is TargetStep.FORGET
     assert step(Verdict.RESUMED, TargetState.RESUMED, acknowledged=True) is TargetStep.WAIT
     assert step(Verdict.GONE, TargetState.DESTROYED, acknowledged=False) is TargetStep.FORGET
+
+
+def test_a_checkpoint_stays_while_memory_is_filled_in_from_it() -> None:
+    ends = [it for it in unsettled() if next_target_step(it) is TargetStep.END_RESUMED]
+    assert ends
+    for it in ends:
+        assert next_target_step(replace(it, filling=True)) is TargetStep.WAIT

@@ -199,6 +199,8 @@ def test_the_way_through_step_by_step() -> None:
     assert next_step(**gone, target=ran).action is Action.FORGET
     held_back = next_step(**gone, target=target_at(TargetState.RESUMING), source=released)
     assert held_back.action is Action.SETTLE, "the target first"
+    filling = target_at(TargetState.RESUMING).model_copy(update={"filling": True})
+    assert next_step(**gone, target=filling, source=released).reason is Reason.FILLING_MEMORY
     end = next_step(**gone)
     assert (end.action, end.reason) == (Action.FINISH, Reason.SUCCEEDED)
     assert "pod redis-moved on node node-b" in end.message

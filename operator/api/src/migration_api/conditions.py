@@ -105,6 +105,12 @@ class Reason(Explained):
         "ReleasingSource",
         "The container runs on the target node; the frozen source pod is being deleted.",
     )
+    FILLING_MEMORY = explained(
+        "FillingMemory",
+        "The container runs at the target; its service is slower until the rest of its memory is filled in from the "
+        "checkpoint there.",
+        "Wait: a few seconds for each GiB.",
+    )
     LEFT_RUNNING = explained(
         "LeftRunning",
         "`spec.leaveSourceRunning` is set: the source goes on since its checkpoint was complete, with its connections, "

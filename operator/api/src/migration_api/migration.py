@@ -217,6 +217,8 @@ class Timings(Model):
     """When the container was restored and held on the target node."""
     resumed_at: Time | None = None
     """When the container went on, by the clock of the node where it went on."""
+    filled_at: Time | None = None
+    """When all of a large container's memory was in place: it ran since `resumedAt`, and slower until then."""
     completed_at: Time | None = None
     """When the migration ended."""
     freeze_seconds: Annotated[str, Field(max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?$")] | None = None

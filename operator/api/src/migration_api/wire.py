@@ -382,6 +382,9 @@ class TargetReport(Model):
     received_at: Time | None = None
     held_at: Time | None = None
     resumed_at: Time | None = None
+    filling: bool = False
+    """It runs, and its memory is still being filled in."""
+    filled_at: Time | None = None
     failure: Failure | None = None
 
 
