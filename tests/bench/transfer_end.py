@@ -39,7 +39,7 @@ from migration_agent.transport.objects import Bucket
 from migration_agent.transport.store import StoreOf, no_store
 from migration_agent.transport.volume import Volume
 from migration_agent.trust import Identity, Peer, Trust
-from migration_api.wire import Shipping
+from migration_api.shipping import Shipping
 
 BASE = Path("/run/container-migration/bench")
 SOURCE, TARGET = BASE / "source", BASE / "target"

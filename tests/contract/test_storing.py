@@ -11,7 +11,7 @@ from migration_agent.archive.stored import StoredCheckpoint
 from migration_agent.peer_client import PeerClient
 from migration_agent.ports import Progress, Sending, Stop
 from migration_agent.transport.volume import Volume
-from migration_api.wire import Shipping
+from migration_api.shipping import Shipping
 from support.agent import MIGRATION, SHIPPING
 from support.archives import contents
 from support.transfer import Nodes, make_checkpoint

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from migration_api.conditions import PreflightReason as Why
+from migration_api.preflight_reasons import PreflightReason as Why
 from support.cluster import Kubectl, Manifest, condition, wait_for
 from support.migration import WORKLOAD, Migrations, migration, pod
 

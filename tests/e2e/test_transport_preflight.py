@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from migration_api.conditions import PreflightReason as Why
+from migration_api.preflight_reasons import PreflightReason as Why
 from migration_api.transport import KEY_SECRET_TYPE
 from support.cluster import Kubectl, Manifest, condition, on_node
 from support.migration import Migrations, migration, pod

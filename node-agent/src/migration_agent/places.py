@@ -13,7 +13,7 @@ from pathlib import Path
 from migration_agent.transport.objects import Bucket
 from migration_agent.transport.store import KEPT, Place, Store, StoreFailure
 from migration_agent.transport.volume import Volume
-from migration_api.wire import ProbeProblem, ProbeReport, ProbeStep, Shipping, StoreAccess, StoreProbe
+from migration_api.shipping import ProbeProblem, ProbeReport, ProbeStep, Shipping, StoreAccess, StoreProbe
 
 _WRITTEN = "probe"
 """What the node that begins a probe puts."""

@@ -24,8 +24,8 @@ from migration_agent.transport.chunks import FormatError
 from migration_agent.transport.objects import Bucket
 from migration_agent.transport.store import Place, StoreFailure
 from migration_agent.transport.volume import Volume
+from migration_api.shipping import KEY_BYTES
 from migration_api.transport import AUTHORITY, CREDENTIALS
-from migration_api.wire import KEY_BYTES
 
 _SECRET_BYTES = 64 * 1024
 

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from migration_agent.paths import Layout
 from migration_api.base import Model
-from migration_api.wire import Shipping, Stays, StoreAccess
+from migration_api.shipping import Shipping, Stays, StoreAccess
 
 _SHIPPING_BYTES = 1024 * 1024
 

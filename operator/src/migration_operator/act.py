@@ -14,7 +14,8 @@ from migration_api.failpoints import Failpoint, reach
 from migration_api.migration import Decision, MigrationStatus, Outcome, TcpConnections
 from migration_api.names import FINALIZER
 from migration_api.node import MigrationNode
-from migration_api.wire import Failure, MigrationRef, Shipping, SourceRequest, TargetRequest, Thaw
+from migration_api.shipping import Shipping
+from migration_api.wire import Failure, MigrationRef, SourceRequest, TargetRequest, Thaw
 from migration_operator.agents import AgentRefused, Agents, AgentUnreachable
 from migration_operator.asked import Incomplete, budget_of, containers_of, order_of, stored_of
 from migration_operator.events import events

@@ -19,8 +19,9 @@ from migration_api.checkpoint_reasons import CheckpointReason
 from migration_api.failpoints import Failpoint, reach
 from migration_api.names import CHECKPOINT_FINALIZER
 from migration_api.node import MigrationNode
+from migration_api.shipping import StoreAccess
 from migration_api.stored import KeepReport, KeepRequest, RemoveReport, RemoveRequest
-from migration_api.wire import SourceReport, StoreAccess
+from migration_api.wire import SourceReport
 from migration_operator.agents import AgentRefused, Agents, AgentUnreachable
 from migration_operator.checkpoint_plan import (
     CheckpointAction,

@@ -15,6 +15,7 @@ from pydantic import SecretStr, ValidationError
 from migration_api.checkpoint import ContainerCheckpoint
 from migration_api.migration import ContainerMigration
 from migration_api.names import API_VERSION, LABEL_MIGRATION
+from migration_api.shipping import KEY_BYTES, Shipping, Stays, StoreAccess
 from migration_api.transport import (
     AUTHORITY,
     CREDENTIALS,
@@ -24,7 +25,6 @@ from migration_api.transport import (
     ObjectStore,
     Transport,
 )
-from migration_api.wire import KEY_BYTES, Shipping, Stays, StoreAccess
 from migration_operator.kube import ConflictError, Kube
 from migration_operator.pods import Json, mapping
 from migration_operator.transport_facts import SecretFacts

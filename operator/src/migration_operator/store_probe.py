@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Sequence
 
 from migration_api.node import MigrationNode
-from migration_api.wire import ProbeProblem, ProbeReport, ProbeStep, StoreAccess, StoreProbe
+from migration_api.shipping import ProbeProblem, ProbeReport, ProbeStep, StoreAccess, StoreProbe
 from migration_operator.agents import AgentRefused, Agents, AgentUnreachable
 from migration_operator.transport_facts import StoreAnswer
 

@@ -12,7 +12,8 @@ from dataclasses import replace
 from migration_api.base import now
 from migration_api.checkpoint import CheckpointStatus, ContainerCheckpoint
 from migration_api.migration import ContainerMigration, MigrationSpec
-from migration_api.wire import KEY_BYTES, MigrationRef, RefKind, Shipping, SourceRequest, Stays, Thaw
+from migration_api.shipping import KEY_BYTES, Shipping, Stays
+from migration_api.wire import MigrationRef, RefKind, SourceRequest, Thaw
 from migration_operator.agents import Agents
 from migration_operator.checkpoint_plan import CheckpointObservation
 from migration_operator.checkpoints import described

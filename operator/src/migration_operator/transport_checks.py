@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from migration_api.conditions import PreflightReason as Why
+from migration_api.preflight_reasons import PreflightReason as Why
+from migration_api.shipping import ProbeProblem
 from migration_api.transport import CREDENTIALS, SECRET_TYPE, ObjectStore
-from migration_api.wire import ProbeProblem
 from migration_operator.node_checks import Problem
 from migration_operator.transport_facts import SecretFacts, StoreAnswer, TransportFacts
 

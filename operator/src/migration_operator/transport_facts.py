@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from migration_api.migration import ContainerMigration
+from migration_api.shipping import ProbeReport
 from migration_api.transport import Transport, TransportType
-from migration_api.wire import ProbeReport
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from migration_api.conditions import PreflightReason as R
+from migration_api.preflight_reasons import PreflightReason as R
 from migration_api.wire import Connections
 from migration_operator.observation import PreflightFacts
 from migration_operator.preflight import FREEZE_BASE_SECONDS, FREEZE_STEP_SECONDS, freeze_estimate, problems

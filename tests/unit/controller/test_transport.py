@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from migration_api.conditions import PreflightReason as Why
 from migration_api.migration import MigrationSpec
 from migration_api.node import MigrationNode
+from migration_api.preflight_reasons import PreflightReason as Why
+from migration_api.shipping import ProbeProblem, ProbeReport, ProbeStep, StoreAccess, StoreProbe
 from migration_api.transport import (
     CREDENTIALS,
     SECRET_TYPE,
@@ -21,7 +22,6 @@ from migration_api.transport import (
     Transport,
     TransportType,
 )
-from migration_api.wire import ProbeProblem, ProbeReport, ProbeStep, StoreAccess, StoreProbe
 from migration_operator.agents import AgentUnreachable
 from migration_operator.preflight import problems
 from migration_operator.store_probe import try_store
