@@ -20,6 +20,8 @@ class StoreAccess(Model):
     """A volume or bucket, with what opens it. It holds secrets."""
 
     shared_volume: SharedVolume | None = None
+    mount_pod: Uid | None = None
+    """For a claim: the pod on the agent's own node that mounts it."""
     object_store: ObjectStore | None = None
     credentials: Annotated[dict[str, Secret], Field(max_length=16)] = Field(default_factory=dict)
     """For a bucket: by the names of its client's settings, see `migration_api.transport.CREDENTIALS`."""
@@ -30,6 +32,8 @@ class StoreAccess(Model):
     def _is_one(self) -> Self:
         if (self.shared_volume is None) == (self.object_store is None):
             raise ValueError("either a shared volume or an object store must be given")
+        if (self.mount_pod is not None) != (self.shared_volume is not None and self.shared_volume.claim is not None):
+            raise ValueError("mountPod must be given with a claim, and only with it")
         return self
 
 
