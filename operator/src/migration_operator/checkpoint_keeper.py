@@ -186,7 +186,7 @@ class CheckpointTask:
     async def _give_up(self, o: CheckpointObservation) -> None:
         """The event may be refused, in a namespace that is being deleted: then only the log says it."""
         checkpoint, transport = o.checkpoint, o.checkpoint.spec.transport
-        place = transport.shared_volume.path if transport.shared_volume else ""
+        place = str(transport.shared_volume or "")
         place = transport.object_store.url if transport.object_store else place
         why = self._trouble.message if self._trouble else "it took too long"
         message = f"container-migration/{checkpoint.uid} in {place} was not removed ({why}); remove it by hand"

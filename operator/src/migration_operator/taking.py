@@ -19,6 +19,7 @@ from migration_operator.checkpoint_plan import CheckpointObservation
 from migration_operator.checkpoints import described
 from migration_operator.freeze_budget import effective_freeze_budget
 from migration_operator.kube import Kube
+from migration_operator.mounts import Owner
 from migration_operator.observation import AgentView, PreflightFacts
 from migration_operator.observe import agent_view, claims_of, node_of, pod_facts_of
 from migration_operator.pods import Pod
@@ -84,7 +85,7 @@ async def _facts(
         transport=await transport_facts(
             kube,
             agents,
-            checkpoint.metadata.namespace,
+            Owner.of(checkpoint),
             TransportFacts(checkpoint.spec.transport, rules.transport),
             source=source,
             targets=(),

@@ -181,7 +181,7 @@ class Agents:
 async def tried(agents: Agents) -> tuple[StoreAnswer, tuple[StoreAnswer, ...]]:
     access = StoreAccess(shared_volume=VOLUME.shared_volume)
     nodes = [migration_node(name) for name in "bc"]
-    return await try_store(agents, access, migration_node("a"), nodes)  # pyright: ignore[reportArgumentType]
+    return await try_store(agents, lambda _: access, migration_node("a"), nodes)  # pyright: ignore[reportArgumentType]
 
 
 async def test_one_puts_the_others_fetch_and_what_was_put_is_removed() -> None:

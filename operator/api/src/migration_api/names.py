@@ -23,6 +23,9 @@ LABEL_CLONE = f"{GROUP}/clone"
 LABEL_MOUNT = f"{GROUP}/mount"
 """On a pod that does nothing but mount a claim on a node, for the node's agent. Value: "true"."""
 
+ANNOTATION_MOUNT_NODE = f"{GROUP}/mount-node"
+"""On such a pod: the node that it is for, also before it is scheduled."""
+
 MOUNT_CONTAINER = "mount"
 """The container of such a pod."""
 

@@ -169,6 +169,22 @@ class PreflightReason(Explained):
         "The shared volume's path is not one that the cluster's admin allows: agents may write anywhere on a node.",
         "choose an allowed path, or add it to the chart's value transport.sharedVolume.allowedPaths",
     )
+    CLAIM_NOT_FOUND = explained(
+        "ClaimNotFound",
+        "There is no PersistentVolumeClaim of the name that `sharedVolume.claim` gives in the namespace of the "
+        "ContainerMigration, or it is being deleted.",
+        "create it there, or correct sharedVolume.claim",
+    )
+    CLAIM_NOT_SHARED = explained(
+        "ClaimNotShared",
+        "Source and target could not mount the claim that `sharedVolume.claim` names at the same time.",
+        "choose a claim with the access mode ReadWriteMany and the volume mode Filesystem, or another transport",
+    )
+    CLAIM_NOT_MOUNTED = explained(
+        "ClaimNotMounted",
+        "The pod that mounts the claim on a node did not get ready; the message has its own reason.",
+        "remove that cause, or choose another node or transport",
+    )
     ENDPOINT_NOT_ALLOWED = explained(
         "EndpointNotAllowed",
         "The object store's endpoint is not one that the cluster's admin allows agents to be led to.",
