@@ -82,6 +82,7 @@ ELSEWHERE = {
     Failpoint.OPERATOR_CLEAR: "a claim: test_claim_transport.py",
     Failpoint.OPERATOR_UNMOUNT: "a claim: test_claim_transport.py",
     Failpoint.OPERATOR_CHECKPOINT_ADOPT: "a ContainerCheckpoint of a running pod: test_checkpoints.py",
+    Failpoint.OPERATOR_CHECKPOINT_MOUNT: "a ContainerCheckpoint in a claim: test_claim_transport.py",
     Failpoint.OPERATOR_CHECKPOINT_BEGIN: "a ContainerCheckpoint of a running pod: test_checkpoints.py",
     Failpoint.OPERATOR_CHECKPOINT_TAKE: "a ContainerCheckpoint of a running pod: test_checkpoints.py",
     Failpoint.OPERATOR_CHECKPOINT_WAIT: "a ContainerCheckpoint of a running pod: test_checkpoints.py",

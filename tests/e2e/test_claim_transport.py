@@ -16,6 +16,7 @@ from migration_operator.mounts import CANDIDATES, Owner, mount_pod
 from support.claims import bind
 from support.cluster import SYSTEM, Kubectl, Manifest, condition, wait_for
 from support.follower import Follower
+from support.kept import Kept
 from support.migration import WORKLOAD, Migrations
 from support.stores import Folder, watching
 from support.workloads import Redis, ballast, counter
@@ -49,7 +50,8 @@ def claim(kubectl: Kubectl, namespace: str, folder: Folder) -> Iterator[Callable
     yield make
     kubectl("delete", "cmig", "--all", "-n", namespace, "--wait=true", timeout=120)
     kubectl("delete", "persistentvolumeclaims", "--all", "-n", namespace, "--wait=true", timeout=90)
-    kubectl("delete", "persistentvolume", *volumes, "--ignore-not-found", timeout=90)
+    for volume in volumes:
+        kubectl("delete", "persistentvolume", volume, timeout=90)
 
 
 @pytest.fixture
@@ -174,6 +176,54 @@ def test_a_claim_that_is_refused(stage: Stage, reason: Why, words: str, how: dic
     after = migrations.running("counter")
     assert after["metadata"]["uid"] == before["metadata"]["uid"]
     assert after["status"]["containerStatuses"] == before["status"]["containerStatuses"]
+
+
+def unmounted(kubectl: Kubectl, namespace: str) -> None:
+    wait_for("the pods that mount the claim to be gone", lambda: not mounts(kubectl, namespace), seconds=40)
+
+
+@pytest.mark.usefixtures("clean_nodes")
+@pytest.mark.parametrize("how", ["kept by a migration", "taken of a running pod"])
+def test_a_checkpoint_stays_in_a_claim_and_is_restored_until_it_is_deleted(
+    stage: Stage, kept: Kept, folder: Folder, how: str
+) -> None:
+    kubectl, migrations, namespace = stage.kubectl, stage.migrations, stage.migrations.namespace
+    source, target = stage.nodes
+    stage.claim()
+    migrations.run_pod(counter("counter", namespace, source))
+    if how == "kept by a migration":
+        it = kept.by_migration("move", "counter", target, transport=TRANSPORT)
+    else:
+        spec = {"podName": "counter", "transport": TRANSPORT}
+        common = {"apiVersion": "containermigration.io/v1alpha1", "kind": "ContainerCheckpoint"}
+        kubectl.apply({**common, "metadata": {"name": "now", "namespace": namespace}, "spec": spec})
+        it = kept.ready("now")
+    name = it["metadata"]["name"]
+    unmounted(kubectl, namespace)
+    assert f"{HOME}/{it['status']['uid']}/manifest" in folder.content()
+    kept.restore("again", name, target={"nodeName": target})
+    migrations.running(kept.restored("again"))
+    unmounted(kubectl, namespace)
+    assert f"{HOME}/{it['status']['uid']}/manifest" in folder.content(), "it is there for the next restore"
+    kept.delete(name)
+    none_left(kubectl, namespace, folder)
+
+
+def test_a_checkpoint_that_is_not_taken_leaves_nothing_in_a_claim(stage: Stage, kept: Kept) -> None:
+    """Its deadline ends it in the middle of the copy."""
+    kubectl, migrations, namespace = stage.kubectl, stage.migrations, stage.migrations.namespace
+    stage.claim()
+    migrations.run_pod(ballast("ballast", namespace, stage.nodes[0], 48))
+    spec = {"podName": "ballast", "transport": {**TRANSPORT, "bytesPerSecond": 1024 * 1024}, "deadlineSeconds": 10}
+    common = {"apiVersion": "containermigration.io/v1alpha1", "kind": "ContainerCheckpoint"}
+    kubectl.apply({**common, "metadata": {"name": "now", "namespace": namespace}, "spec": spec})
+
+    def refused() -> bool:
+        return condition(kept.get("now"), "Ready").get("status") == "False"
+
+    wait_for("the deadline", refused, seconds=60)
+    assert "spec.deadlineSeconds" in condition(kept.get("now"), "Ready")["message"]
+    none_left(kubectl, namespace, stage.folder)
 
 
 def test_the_pods_that_mount_it_are_admitted_where_the_rules_are_strict(

@@ -62,7 +62,8 @@ LATE = replace(STARTING, failure="the pod migration-mount-x is not ready after 6
 
 
 def facts(*mounts: MountPoint, **more: Any) -> TransportFacts:
-    return TransportFacts(CLAIM, TransportRules(), **{"claim": SHARED, "mounts": mounts, **more})
+    fields: dict[str, Any] = {"claim": SHARED, "mounts": mounts, **more}
+    return TransportFacts(CLAIM, TransportRules(), **fields)
 
 
 def found(it: TransportFacts) -> list[Why]:
@@ -99,7 +100,10 @@ def test_a_pod_that_does_not_get_ready_is_a_finding_with_its_own_reason() -> Non
 
 def test_when_the_scheduler_picks_one_node_that_has_it_mounted_is_enough() -> None:
     other = replace(LATE, node="node-c")
-    fine = {"source": StoreAnswer(SOURCE, ProbeReport()), "targets": (StoreAnswer(TARGET, ProbeReport()),)}
+    fine: dict[str, Any] = {
+        "source": StoreAnswer(SOURCE, ProbeReport()),
+        "targets": (StoreAnswer(TARGET, ProbeReport()),),
+    }
     assert found(facts(HERE, THERE, other, **fine)) == []
     assert found(facts(HERE, LATE, other)) == [Why.CLAIM_NOT_MOUNTED] * 2
     assert found(facts(HERE, STARTING, other)) == [], "one may still come"
@@ -152,7 +156,8 @@ def test_only_what_was_started_for_this_owner_counts() -> None:
     assert mounts_claim(pod, "checkpoints")
     assert not mounts_claim(pod, "another")
     metadata = pod.metadata
-    for change in ({"name": "mine"}, {"ownerReferences": []}, {"labels": {}}, {"annotations": {}}):
+    changes: list[dict[str, Any]] = [{"name": "mine"}, {"ownerReferences": []}, {"labels": {}}, {"annotations": {}}]
+    for change in changes:
         assert not is_mount_of(Pod({**pod.manifest, "metadata": {**metadata, **change}}), OWNER), change
 
 
@@ -165,7 +170,10 @@ def test_how_far_it_is() -> None:
     at = point_of(as_pod(), TARGET, "checkpoints", "", NOW)
     assert (at.node, at.pod_uid, at.ready, at.gone, at.failure) == (TARGET, "m1", True, False, "")
     assert not point_of(as_pod(), TARGET, "another", "", NOW).ready
-    pending = {"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False", "message": "no room"}]}
+    pending: dict[str, Any] = {
+        "phase": "Pending",
+        "conditions": [{"type": "PodScheduled", "status": "False", "message": "no room"}],
+    }
     waiting = point_of(as_pod(**pending), TARGET, "checkpoints", "", NOW)
     assert waiting.pending
     assert "no room" in waiting.waits_for

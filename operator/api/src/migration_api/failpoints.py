@@ -50,6 +50,7 @@ class Failpoint(StrEnum):
     OPERATOR_ONE_FORGOT = "operator.one-forgot"
     """The target's agent was told to forget, the source's not yet."""
     OPERATOR_CHECKPOINT_ADOPT = "operator.checkpoint.Adopt"
+    OPERATOR_CHECKPOINT_MOUNT = "operator.checkpoint.Mount"
     OPERATOR_CHECKPOINT_BEGIN = "operator.checkpoint.Begin"
     OPERATOR_CHECKPOINT_TAKE = "operator.checkpoint.Take"
     OPERATOR_CHECKPOINT_WAIT = "operator.checkpoint.Wait"
