@@ -158,6 +158,8 @@ def test_everything_is_said_at_once(stage: Stage, migrations: Migrations) -> Non
         ({"type": "SharedVolume"}, "sharedVolume must be given with the type SharedVolume"),
         ({"type": "Direct", "sharedVolume": {"path": "/mnt"}}, "only with it"),
         ({"type": "SharedVolume", "sharedVolume": {"path": "/mnt/../etc"}}, "should match"),
+        ({"type": "SharedVolume", "sharedVolume": {"path": "/mnt", "claim": "c"}}, "exactly one of path and claim"),
+        ({"type": "SharedVolume", "sharedVolume": {}}, "exactly one of path and claim"),
         ({"type": "ObjectStore", "objectStore": {"url": "file:///etc", "secretRef": {"name": "s"}}}, "should match"),
         ({"sharedVolume": {"path": "/mnt"}}, "transport.type: Required value"),
         ({"type": "Direct", "bytesPerSecond": 1}, "greater than or equal to 65536"),
