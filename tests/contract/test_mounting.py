@@ -4,25 +4,32 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 from kubernetes.aio import client
 
 from migration_api.names import LABEL_MIGRATION, LABEL_MOUNT
+from migration_api.node import MigrationNode
+from migration_api.stored import RemoveReport, RemoveRequest
 from migration_api.transport import SharedVolume, Transport, TransportType
 from migration_operator.kube import Kube
 from migration_operator.mounting import (
+    NotCleared,
     NotMounted,
     claim_facts,
+    clear_for,
+    mount_for,
     mount_points,
     mounts_of,
     start_mounts,
     stop_mounts,
 )
 from migration_operator.mounts import Owner, mount_name, mount_pod
-from migration_operator.transport_facts import ClaimFacts
-from support.controller import SOURCE, TARGET, migration
+from migration_operator.observation import Observation
+from migration_operator.transport_facts import ClaimFacts, MountPoint, TransportFacts, TransportRules
+from support.controller import NOW, SOURCE, TARGET, agent, begun, migration, preflight_facts
 from support.fake_api import FakeApi, Refusal
 
 OWNER = Owner.of(migration())
@@ -112,3 +119,53 @@ def test_the_names_are_those_that_the_api_server_accepts() -> None:
     manifest = mount_pod(OWNER, "checkpoints", "n" * 253, "agent:1")
     assert len(manifest["metadata"]["name"]) <= 63
     assert all(len(value) <= 63 for value in manifest["metadata"]["labels"].values())
+
+
+@dataclass
+class Agents:
+    """Answers every order to remove; notes what opens the store."""
+
+    report: RemoveReport = field(default_factory=RemoveReport)
+    asked: list[tuple[str, RemoveRequest]] = field(default_factory=list[tuple[str, RemoveRequest]])
+
+    async def remove(self, node: MigrationNode, request: RemoveRequest) -> RemoveReport:
+        self.asked.append((node.metadata.name, request))
+        return self.report
+
+
+def ended(*mounts: MountPoint) -> Observation:
+    """A migration through the claim that was given up and that both agents have forgotten."""
+    of = migration(status=begun(decision="Abort", transport=CLAIM.dump()))
+    return Observation(NOW, of, source_agent=agent(SOURCE), target_agent=agent(TARGET), mounts=mounts)
+
+
+async def test_the_claim_is_cleared_by_an_agent_that_has_it_mounted() -> None:
+    agents = Agents()
+    o = ended(MountPoint(SOURCE, "m1"), MountPoint(TARGET, "m2", ready=True))
+    await clear_for(agents, o)  # pyright: ignore[reportArgumentType]
+    [(node, request)] = agents.asked
+    assert (node, request.uid, request.store.mount_pod) == (TARGET, o.migration.metadata.uid, "m2")
+
+
+async def test_a_claim_that_is_not_cleared_is_said_and_whether_time_may_help() -> None:
+    away = Agents(RemoveReport(problem="the claim is away", passing=True))
+    with pytest.raises(NotCleared, match="node node-b: the claim is away") as problem:
+        await clear_for(away, ended(MountPoint(TARGET, "m2", ready=True)))  # pyright: ignore[reportArgumentType]
+    assert problem.value.passing
+    late = MountPoint(SOURCE, "m1", failure="the pod m is not ready after 60 s")
+    with pytest.raises(NotCleared, match="not ready after 60 s") as problem:
+        await clear_for(away, ended(late))  # pyright: ignore[reportArgumentType]
+    assert not problem.value.passing
+    with pytest.raises(NotCleared, match="no agent has it mounted"):
+        await clear_for(away, ended())  # pyright: ignore[reportArgumentType]
+
+
+async def test_before_it_begins_it_is_mounted_where_it_is_missing_and_at_the_end_on_one_node() -> None:
+    async with world() as (_, kube):
+        facts = TransportFacts(CLAIM, TransportRules(), mounts=(MountPoint(SOURCE, "m1"), MountPoint(TARGET)))
+        o = Observation(NOW, migration(), preflight=preflight_facts(transport=facts))
+        await mount_for(kube, "agent:1", o)
+        assert [pod.name for pod in await mounts_of(kube, OWNER)] == [mount_name(OWNER, TARGET)]
+        await stop_mounts(kube, OWNER)
+        await mount_for(kube, "agent:1", ended())
+        assert [pod.name for pod in await mounts_of(kube, OWNER)] == [mount_name(OWNER, SOURCE)]

@@ -214,7 +214,8 @@ def test_a_checkpoint_that_is_not_taken_leaves_nothing_in_a_claim(stage: Stage, 
     kubectl, migrations, namespace = stage.kubectl, stage.migrations, stage.migrations.namespace
     stage.claim()
     migrations.run_pod(ballast("ballast", namespace, stage.nodes[0], 48))
-    spec = {"podName": "ballast", "transport": {**TRANSPORT, "bytesPerSecond": 1024 * 1024}, "deadlineSeconds": 10}
+    slow = {**TRANSPORT, "bytesPerSecond": 1024 * 1024}
+    spec = {"podName": "ballast", "transport": slow, "deadlineSeconds": 10, "freezeBudgetSeconds": 120}
     common = {"apiVersion": "containermigration.io/v1alpha1", "kind": "ContainerCheckpoint"}
     kubectl.apply({**common, "metadata": {"name": "now", "namespace": namespace}, "spec": spec})
 
