@@ -121,7 +121,8 @@ def mounts_claim(pod: Pod, claim: str) -> bool:
     """Return whether what the agent would use in that pod is this claim."""
     ours = [c for c in mappings(pod.spec.get("containers")) if c.get("name") == MOUNT_CONTAINER]
     at = [m for c in ours for m in mappings(c.get("volumeMounts")) if m.get("mountPath") == MOUNT_PATH]
-    return any(pod.claims.get(str(mount.get("name"))) == claim and not mount.get("subPath") for mount in at)
+    whole = [m for m in at if not m.get("subPath") and not m.get("subPathExpr")]
+    return any(pod.claims.get(str(mount.get("name"))) == claim for mount in whole)
 
 
 def node_of_mount(pod: Pod) -> str:
