@@ -37,9 +37,9 @@ from migration_agent.transport.frames import Question
 from migration_agent.transport.manifest import ManifestEntry
 from migration_agent.transport.objects import Bucket
 from migration_agent.transport.store import StoreOf, no_store
-from migration_agent.transport.volume import Volume
+from migration_agent.transport.volume import Folder, Volume
 from migration_agent.trust import Identity, Peer, Trust
-from migration_api.wire import Shipping
+from migration_api.shipping import Shipping
 
 BASE = Path("/run/container-migration/bench")
 SOURCE, TARGET = BASE / "source", BASE / "target"
@@ -143,7 +143,7 @@ def store_of(method: str) -> StoreOf:
     if kind == "volume":
         path = Path(told["volume"])
         path.mkdir(exist_ok=True)
-        return lambda uid, _: Volume(path, (path,)).store(uid)
+        return lambda uid, _: Volume(Folder(path, (path,))).store(uid)
     return lambda uid, _: Bucket(**told["bucket"]).store(uid)
 
 

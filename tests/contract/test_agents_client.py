@@ -19,6 +19,7 @@ from migration_agent.ports import ApiUnreachable
 from migration_agent.server import ApiServer, Doorkeeper
 from migration_api.names import AGENT_AUDIENCE
 from migration_api.node import MigrationNode
+from migration_api.shipping import ProbeProblem, ProbeReport, ProbeStep, StoreAccess, StoreProbe
 from migration_api.stored import KeepReport, KeepRequest, RemoveReport, RemoveRequest
 from migration_api.transport import ObjectStore, SecretReference, SharedVolume
 from migration_api.wire import (
@@ -26,14 +27,9 @@ from migration_api.wire import (
     MigrationRef,
     MigrationReport,
     PodFacts,
-    ProbeProblem,
-    ProbeReport,
-    ProbeStep,
     SourceReport,
     SourceRequest,
     SourceState,
-    StoreAccess,
-    StoreProbe,
     TargetReport,
     TargetRequest,
     TargetState,

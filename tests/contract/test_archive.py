@@ -21,7 +21,7 @@ from migration_agent.archive.stored import StoredCheckpoint, StoreWriter
 from migration_agent.checkpoint.rootfs import write_exact
 from migration_agent.transport.chunks import CHUNK_BYTES, FormatError
 from migration_agent.transport.manifest import MANIFEST_NAME
-from migration_agent.transport.volume import Volume
+from migration_agent.transport.volume import Folder, Volume
 from support import s3_server
 from support.agent import MIGRATION, SHIPPING
 from support.archives import (
@@ -53,7 +53,7 @@ NEW_KEY = bytes(range(32, 64))
 def volume(tmp_path: Path) -> Volume:
     path = tmp_path / "volume"
     path.mkdir()
-    return Volume(path, (path,))
+    return Volume(Folder(path, (path,)))
 
 
 @pytest.fixture
@@ -326,7 +326,7 @@ def test_what_an_archive_cannot_hold_is_refused_before_the_first_byte(
 def test_the_command_imports_and_exports(volume: Volume, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     archive, key, out = tmp_path / "podman.tar", tmp_path / "key", tmp_path / "out.tar"
     archive.write_bytes(compressed(podman_archive(file("dump.log", b"a log")), "gzip"))
-    where = ("--volume", str(volume.path))
+    where = ("--volume", str(volume.directory))
     tool.main(["import", *where, "--container", "main", "--key-file", str(key), str(archive)])
     said = capsys.readouterr()
     assert "Left out: dump.log: CRIU's log." in said.err
@@ -338,7 +338,7 @@ def test_the_command_imports_and_exports(volume: Volume, tmp_path: Path, capsys:
         tool.main([*exports, str(out)])
     with pytest.raises(SystemExit, match="is there already"):
         tool.main(["import", *where, "--container", "main", "--key-file", str(key), str(archive)])
-    assert len(list((volume.path / "container-migration").iterdir())) == 1
+    assert len(list((tmp_path / "volume" / "container-migration").iterdir())) == 1
 
 
 def test_the_command_leaves_nothing_when_it_fails(volume: Volume, tmp_path: Path) -> None:
@@ -346,10 +346,19 @@ def test_the_command_leaves_nothing_when_it_fails(volume: Volume, tmp_path: Path
     archive.write_bytes(podman_archive(file("pod.options", b"{}")))
     with pytest.raises(SystemExit, match=r"cannot be imported:\n- pod.options: this is the archive of a pod"):
         tool.main(
-            ["import", "--volume", str(volume.path), "--container", "main", "--key-file", str(new_key), str(archive)]
+            [
+                "import",
+                "--volume",
+                str(volume.directory),
+                "--container",
+                "main",
+                "--key-file",
+                str(new_key),
+                str(archive),
+            ]
         )
     (tmp_path / "key").write_text(base64.b64encode(NEW_KEY).decode() + "\n")
-    words = ["export", "--volume", str(volume.path), "--uid", ANOTHER, "--key-file", str(tmp_path / "key")]
+    words = ["export", "--volume", str(volume.directory), "--uid", ANOTHER, "--key-file", str(tmp_path / "key")]
     with pytest.raises(SystemExit, match="no complete checkpoint"):
         tool.main([*words, str(tmp_path / "out.tar")])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.tar", "key", "volume"]

@@ -13,7 +13,7 @@ from migration_agent.peer import Admission, Refused
 from migration_agent.transport.chunks import CHUNK_BYTES, FormatError, blob_name
 from migration_agent.transport.manifest import MANIFEST_NAME
 from migration_agent.transport.store import StoreFailure
-from migration_agent.transport.volume import Volume, VolumeStore
+from migration_agent.transport.volume import Folder, Volume, VolumeStore
 from migration_api.wire import StoredRef
 from support.agent import SHIPPING
 
@@ -34,7 +34,7 @@ def write(store: VolumeStore) -> None:
 @pytest.fixture
 def store(tmp_path: Path) -> VolumeStore:
     (tmp_path / "volume").mkdir()
-    found = Volume(tmp_path / "volume", (tmp_path,)).store(UID)
+    found = Volume(Folder(tmp_path / "volume", (tmp_path,))).store(UID)
     write(found)
     return found
 

@@ -16,9 +16,9 @@ from migration_agent.places import Places
 from migration_agent.transport.chunks import blob_name
 from migration_agent.transport.manifest import MANIFEST_NAME
 from migration_agent.transport.store import HOME, KEPT
+from migration_api.shipping import StoreAccess
 from migration_api.stored import KeepRequest, RemoveRequest
 from migration_api.transport import ObjectStore, SecretReference, SharedVolume
-from migration_api.wire import StoreAccess
 from support import s3_server
 from support.s3_server import ACCESS_KEY, BUCKET, SECRET_KEY
 

@@ -19,7 +19,7 @@ from migration_agent.transport.chunks import CHUNK_BYTES
 from migration_agent.transport.manifest import MANIFEST_NAME
 from migration_agent.transport.objects import Bucket
 from migration_agent.transport.store import Place, Store, StoreFailure
-from migration_agent.transport.volume import Volume
+from migration_agent.transport.volume import Folder, Volume
 from support import s3_server
 from support.agent import SHIPPING
 from support.s3_server import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server
@@ -72,7 +72,7 @@ def bucket(server: S3Server) -> Iterator[Bucket]:
 def volume(tmp_path: Path) -> Volume:
     path = tmp_path / "volume"
     path.mkdir()
-    return Volume(path, (path,))
+    return Volume(Folder(path, (path,)))
 
 
 @pytest.fixture(params=["volume", "bucket"])

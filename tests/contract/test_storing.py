@@ -10,8 +10,8 @@ from pydantic import SecretStr
 from migration_agent.archive.stored import StoredCheckpoint
 from migration_agent.peer_client import PeerClient
 from migration_agent.ports import Progress, Sending, Stop
-from migration_agent.transport.volume import Volume
-from migration_api.wire import Shipping
+from migration_agent.transport.volume import Folder, Volume
+from migration_api.shipping import Shipping
 from support.agent import MIGRATION, SHIPPING
 from support.archives import contents
 from support.transfer import Nodes, make_checkpoint
@@ -21,7 +21,7 @@ UID = "5f0c7c1e-0000-4000-8000-0000000000ff"
 
 def test_it_lies_whole_in_its_store_also_when_it_is_sent_again(tmp_path: Path) -> None:
     (tmp_path / "volume").mkdir()
-    volume = Volume(tmp_path / "volume", (tmp_path,))
+    volume = Volume(Folder(tmp_path / "volume", (tmp_path,)))
     directory = make_checkpoint(tmp_path / "dumped" / MIGRATION, pages=bytes(1 << 20) + b"memory" * 400_000)
     complete, progress = threading.Event(), Progress()
     complete.set()

@@ -39,7 +39,7 @@ from migration_agent.transport.manifest import (
     verify,
 )
 from migration_api.base import Model
-from migration_api.wire import Shipping
+from migration_api.shipping import Shipping
 from support.agent import MIGRATION, SHIPPING
 from support.transfer import SEAL, Nodes, make_checkpoint, sealed
 

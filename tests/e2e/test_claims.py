@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from migration_api.conditions import PreflightReason as Why
+from migration_api.preflight_reasons import PreflightReason as Why
 from support.claims import bind
 from support.cluster import Kubectl, Manifest, condition, wait_for
 from support.follower import Follower

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from migration_api.conditions import PreflightReason as Why
 from migration_api.conditions import Reason
 from migration_api.failpoints import Failpoint
+from migration_api.preflight_reasons import PreflightReason as Why
 from support.claims import bind
 from support.cluster import Kubectl, Manifest, condition, on_node, wait_for
 from support.follower import Follower

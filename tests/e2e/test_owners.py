@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from migration_api.conditions import PreflightReason as Why
+from migration_api.preflight_reasons import PreflightReason as Why
 from support.cluster import Kubectl, Manifest, condition, on_node, wait_for
 from support.follower import Follower
 from support.migration import Migrations, pod

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from migration_api.conditions import PreflightReason as Why
+from migration_api.preflight_reasons import PreflightReason as Why
 from support.cluster import Kubectl, Manifest, condition, wait_for
 from support.migration import WORKLOAD, Migrations, migration, pod
 
@@ -162,12 +162,14 @@ TRANSPORT = {
     Why.STORE_NOT_SHARED,
 }
 """In test_transport_preflight.py."""
+CLAIMS = {Why.CLAIM_NOT_FOUND, Why.CLAIM_NOT_SHARED, Why.CLAIM_NOT_MOUNTED}
+"""In test_claim_transport.py."""
 COPIES = {Why.SHARED_WRITERS, Why.CHECKPOINT_KEY_UNUSABLE}
 """In test_clone.py and test_checkpoints.py."""
 
 
 def test_the_table_has_every_reason() -> None:
-    assert {case.reason for case in CASES} | UNIT_TESTED | ELSEWHERE | TRANSPORT | COPIES == set(Why)
+    assert {case.reason for case in CASES} | UNIT_TESTED | ELSEWHERE | TRANSPORT | CLAIMS | COPIES == set(Why)
 
 
 @pytest.fixture(scope="module")

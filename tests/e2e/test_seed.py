@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from migration_api.conditions import PreflightReason as Why
 from migration_api.conditions import Reason
+from migration_api.preflight_reasons import PreflightReason as Why
 from support.archives import checkpointctl, tool
 from support.cluster import Kubectl, Manifest, condition, on_node, wait_for
 from support.follower import Follower

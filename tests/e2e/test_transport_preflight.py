@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from migration_api.conditions import PreflightReason as Why
+from migration_api.preflight_reasons import PreflightReason as Why
 from migration_api.transport import KEY_SECRET_TYPE
 from support.cluster import Kubectl, Manifest, condition, on_node
 from support.migration import Migrations, migration, pod
@@ -158,6 +158,8 @@ def test_everything_is_said_at_once(stage: Stage, migrations: Migrations) -> Non
         ({"type": "SharedVolume"}, "sharedVolume must be given with the type SharedVolume"),
         ({"type": "Direct", "sharedVolume": {"path": "/mnt"}}, "only with it"),
         ({"type": "SharedVolume", "sharedVolume": {"path": "/mnt/../etc"}}, "should match"),
+        ({"type": "SharedVolume", "sharedVolume": {"path": "/mnt", "claim": "c"}}, "exactly one of path and claim"),
+        ({"type": "SharedVolume", "sharedVolume": {}}, "exactly one of path and claim"),
         ({"type": "ObjectStore", "objectStore": {"url": "file:///etc", "secretRef": {"name": "s"}}}, "should match"),
         ({"sharedVolume": {"path": "/mnt"}}, "transport.type: Required value"),
         ({"type": "Direct", "bytesPerSecond": 1}, "greater than or equal to 65536"),

@@ -20,7 +20,8 @@ from migration_agent.processes import Processes
 from migration_agent.runtime.interface import Container, ContainerStatus, Dump, RuntimeFailure, Shared
 from migration_agent.seen import Gone, Seen
 from migration_api.migration import Decision, Outcome
-from migration_api.wire import Connections, Failure, MigrationRef, RefKind, Shipping, SourceRequest, TargetRequest, Thaw
+from migration_api.shipping import Shipping
+from migration_api.wire import Connections, Failure, MigrationRef, RefKind, SourceRequest, TargetRequest, Thaw
 
 MIGRATION = "0b0e2b8e-migration"
 SOURCE_POD = "5a5a5a5a-source"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from support.cluster import Kubectl, Manifest, wait_for
 
 
-def bind(kubectl: Kubectl, name: str, namespace: str, path: str, mode: str) -> str:
+def bind(kubectl: Kubectl, name: str, namespace: str, path: str, mode: str, *, type_: str = "DirectoryOrCreate") -> str:
     """Make a volume and its claim in the namespace, both of that access mode; return the volume's name.
 
-    The volume stays when the namespace goes: delete it.
+    The volume stays when the namespace goes: delete it. `type_`: what the kubelet demands of the path.
     """
     volume = f"{namespace}-{name}"
     common: Manifest = {"accessModes": [mode], "storageClassName": ""}
@@ -20,7 +20,7 @@ def bind(kubectl: Kubectl, name: str, namespace: str, path: str, mode: str) -> s
             "spec": {
                 **common,
                 "capacity": {"storage": "1Mi"},
-                "hostPath": {"path": path, "type": "DirectoryOrCreate"},
+                "hostPath": {"path": path, "type": type_},
                 "claimRef": {"name": name, "namespace": namespace},
             },
         },

@@ -33,6 +33,7 @@ _KINDS = {
     "nodes": ("Node", "/api/v1", False),
     "events": ("Event", "/api/v1", True),
     "secrets": ("Secret", "/api/v1", True),
+    "persistentvolumeclaims": ("PersistentVolumeClaim", "/api/v1", True),
     MIGRATIONS: ("ContainerMigration", _CUSTOM, True),
     CHECKPOINTS: ("ContainerCheckpoint", _CUSTOM, True),
     NODES: ("MigrationNode", _CUSTOM, False),

@@ -24,7 +24,7 @@ from migration_agent.transport.store import StoreOf, no_store
 from migration_agent.transport.streams import STREAM_HELLO
 from migration_agent.trust import Identity, Peer, Trust
 from migration_api.base import Model
-from migration_api.wire import Shipping
+from migration_api.shipping import Shipping
 from support.agent import MIGRATION, SHIPPING
 
 SEAL = Seal(SHIPPING.key_bytes, MIGRATION)

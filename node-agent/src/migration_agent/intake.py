@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from migration_agent.peer import Admission, Refused
-from migration_api.wire import Shipping
+from migration_api.shipping import Shipping
 
 
 @dataclass

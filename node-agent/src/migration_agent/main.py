@@ -31,6 +31,7 @@ from migration_agent.kept import Kept
 from migration_agent.metrics import certificate_ends
 from migration_agent.metrics import serve as serve_metrics
 from migration_agent.migrations import Migrations
+from migration_agent.mounts import Mounts
 from migration_agent.paths import Layout
 from migration_agent.peer import PeerServer
 from migration_agent.peer_client import PeerClient
@@ -80,7 +81,7 @@ class NodeSides:
         host: Host,
         *,
         api: Api,
-        broker: PostDumpBroker,
+        runtime: Containerd,
         journal: Journal,
         vault: Vault,
         tickets: Tickets,
@@ -89,7 +90,7 @@ class NodeSides:
         places: Places,
         lazily: bool,
     ) -> None:
-        self.runtime = Containerd(host, broker)
+        self.runtime = runtime
         self.processes = Processes(host.process_start)
         self.clock = HostClock(host)
         self._settings, self._host, self._api = settings, host, api
@@ -157,12 +158,15 @@ async def serve(settings: Settings) -> None:
     trust = Trust(Identity(layout.certificate, layout.key), layout.peers, fetch)
     broker, gates = PostDumpBroker(), Gates()
     journal, vault, tickets = Journal(layout), Vault(layout), Tickets(layout)
-    places = Places(settings.node, settings.shared_paths, settings.leftover_seconds)
+    runtime, room = Containerd(host, broker), RoomFinder(layout, settings.checkpoints_on_disk)
+    places = Places(
+        settings.node, settings.shared_paths, settings.leftover_seconds, Mounts(runtime, host.process_start)
+    )
     sides = NodeSides(
         settings,
         host,
         api=api,
-        broker=broker,
+        runtime=runtime,
         journal=journal,
         vault=vault,
         tickets=tickets,
@@ -171,7 +175,6 @@ async def serve(settings: Settings) -> None:
         places=places,
         lazily=await asyncio.to_thread(fills_memory, host),
     )
-    room = RoomFinder(layout, settings.checkpoints_on_disk)
     migrations = Migrations(journal, vault, tickets, sides.clock, sides, gates=gates, room=room.look)
 
     async def post_dump(migration: str, container: str) -> bool:

@@ -19,7 +19,8 @@ from migration_agent.ticket import Ticket, TicketConflict, Tickets, TicketState,
 from migration_agent.transport.frames import Question
 from migration_agent.transport.manifest import ManifestEntry
 from migration_agent.vault import OtherKey, Vault
-from migration_api.wire import Files, MigrationReport, Shipping, SourceRequest, TargetRequest
+from migration_api.shipping import Shipping
+from migration_api.wire import Files, MigrationReport, SourceRequest, TargetRequest
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from migration_agent.transport.store import StoreFailure, StoreOf, no_store
 from migration_agent.transport.streams import Streams, is_stream
 from migration_agent.transport.workspace import Workspace
 from migration_agent.trust import Trust, Untrusted
-from migration_api.wire import Shipping
+from migration_api.shipping import Shipping
 
 log = logging.getLogger(__name__)
 

@@ -10,10 +10,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from migration_agent.mounts import MountedClaim, Mounts
 from migration_agent.transport.objects import Bucket
 from migration_agent.transport.store import KEPT, Place, Store, StoreFailure
-from migration_agent.transport.volume import Volume
-from migration_api.wire import ProbeProblem, ProbeReport, ProbeStep, Shipping, StoreAccess, StoreProbe
+from migration_agent.transport.volume import Folder, Volume
+from migration_api.shipping import ProbeProblem, ProbeReport, ProbeStep, Shipping, StoreAccess, StoreProbe
 
 _WRITTEN = "probe"
 """What the node that begins a probe puts."""
@@ -27,11 +28,13 @@ class Places:
         node: this node's name.
         shared_paths: the host's directories that this agent has mounted for shared volumes.
         leftover_seconds: how old what a crashed migration left must be to be removed by another one.
+        mounts: the claims that are mounted on this node.
     """
 
     node: str
     shared_paths: tuple[Path, ...] = ()
     leftover_seconds: float = 48 * 3600.0
+    mounts: Mounts | None = None
 
     def store(self, access: StoreAccess, uid: str) -> Store:
         """Return the store of one migration.
@@ -71,6 +74,14 @@ class Places:
             store.wipe()
         return place.sweep(frozenset({uid, *live}), self.leftover_seconds)
 
+    def sweep(self, access: StoreAccess, uid: str) -> tuple[str, ...]:
+        """Remove what others than this migration left in a store that crashed long ago; return their UIDs.
+
+        Raises:
+            StoreFailure: it could not be removed.
+        """
+        return self._place(access).sweep(frozenset({uid}), self.leftover_seconds)
+
     def probe(self, probe: StoreProbe) -> ProbeReport:
         """Take one step of a probe; a store that cannot be used is an answer, not an error."""
         try:
@@ -96,8 +107,11 @@ class Places:
                 return ProbeReport()
 
     def _place(self, access: StoreAccess) -> Place:
-        if access.shared_volume is not None:
-            return Volume(Path(access.shared_volume.path), self.shared_paths)
+        volume = access.shared_volume
+        if volume is not None and volume.path is not None:
+            return Volume(Folder(Path(volume.path), self.shared_paths))
+        if volume is not None and volume.claim is not None and access.mount_pod is not None and self.mounts is not None:
+            return Volume(MountedClaim(volume.claim, access.mount_pod, self.mounts))
         if access.object_store is not None:
             return Bucket(
                 url=access.object_store.url,

@@ -13,7 +13,8 @@ from typing import Protocol
 
 from migration_agent.seen import Gone, Seen
 from migration_api.migration import Decision, Outcome
-from migration_api.wire import Failure, MigrationRef, Shipping
+from migration_api.shipping import Shipping
+from migration_api.wire import Failure, MigrationRef
 
 
 class ApiUnreachable(Exception):

@@ -20,16 +20,9 @@ from migration_agent.paths import UnsafeName, checked_uid
 from migration_agent.ports import ApiUnreachable
 from migration_api.base import Model
 from migration_api.names import AGENT_AUDIENCE
+from migration_api.shipping import ProbeReport, StoreProbe
 from migration_api.stored import KeepReport, KeepRequest, RemoveReport, RemoveRequest
-from migration_api.wire import (
-    ErrorBody,
-    MigrationReport,
-    PodFacts,
-    ProbeReport,
-    SourceRequest,
-    StoreProbe,
-    TargetRequest,
-)
+from migration_api.wire import ErrorBody, MigrationReport, PodFacts, SourceRequest, TargetRequest
 
 log = logging.getLogger(__name__)
 

@@ -23,9 +23,9 @@ from migration_agent.paths import UnsafeName, checked_container
 from migration_agent.transport.chunks import FormatError
 from migration_agent.transport.objects import Bucket
 from migration_agent.transport.store import Place, StoreFailure
-from migration_agent.transport.volume import Volume
+from migration_agent.transport.volume import Folder, Volume
+from migration_api.shipping import KEY_BYTES
 from migration_api.transport import AUTHORITY, CREDENTIALS
-from migration_api.wire import KEY_BYTES
 
 _SECRET_BYTES = 64 * 1024
 
@@ -82,7 +82,7 @@ def _say(what: str, left_out: Sequence[str]) -> None:
 def _place(options: argparse.Namespace) -> Place:
     if options.volume is not None:
         path = Path(options.volume).absolute()
-        return Volume(path, (path,))
+        return Volume(Folder(path, (path,)))
     scheme = options.bucket.partition(":")[0]
     if scheme not in CREDENTIALS:
         raise Failure(f"{options.bucket!r} is not the URL of a bucket: s3://…, gs://… or az://…")

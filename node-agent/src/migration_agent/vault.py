@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from migration_agent.paths import Layout
 from migration_api.base import Model
-from migration_api.wire import Shipping, Stays, StoreAccess
+from migration_api.shipping import Shipping, Stays, StoreAccess
 
 _SHIPPING_BYTES = 1024 * 1024
 
@@ -62,7 +62,9 @@ class Vault:
         """
         kept = self.shipping(uid)
         stays = kept is not None and (kept.stays is Stays.ALWAYS or (kept.stays is Stays.WHEN_IT_ENDED_WELL and well))
-        if kept is not None and kept.store is not None and not stays:
+        # What lies in a claim is removed when the operator says so: it runs the pod without which nobody could.
+        ours = kept is not None and kept.store is not None and kept.store.mount_pod is None
+        if kept is not None and kept.store is not None and ours and not stays:
             _write(self.layout.clearing(uid), kept.store)
             self.owing.set()
         self.layout.shipping(uid).unlink(missing_ok=True)

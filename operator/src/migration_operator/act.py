@@ -14,24 +14,28 @@ from migration_api.failpoints import Failpoint, reach
 from migration_api.migration import Decision, MigrationStatus, Outcome, TcpConnections
 from migration_api.names import FINALIZER
 from migration_api.node import MigrationNode
-from migration_api.wire import Failure, MigrationRef, Shipping, SourceRequest, TargetRequest, Thaw
+from migration_api.preflight_reasons import PreflightReason as Why
+from migration_api.shipping import Shipping
+from migration_api.wire import Failure, MigrationRef, SourceRequest, TargetRequest, Thaw
 from migration_operator.agents import AgentRefused, Agents, AgentUnreachable
 from migration_operator.asked import Incomplete, budget_of, containers_of, order_of, stored_of
 from migration_operator.events import events
 from migration_operator.generated import late_gate_name, names_of
 from migration_operator.keeping import keep
 from migration_operator.kube import Kube, KubeError
-from migration_operator.node_checks import mismatches
-from migration_operator.observation import AgentView, NodeView, Observation, agent_trouble, origin_view
+from migration_operator.mounting import NotCleared, NotMounted, clear_for, mount_for, stop_mounts
+from migration_operator.mounts import Owner
+from migration_operator.node_checks import Problem, mismatches
+from migration_operator.observation import AgentView, NodeView, Observation, origin_view
 from migration_operator.owners import devalue, hand_over
 from migration_operator.pods import Json, Pod
 from migration_operator.preflight import room_needed
 from migration_operator.queueing import Queue, claim_of
-from migration_operator.shipping import NoAccess, shipping, store_access, stored_shipping
+from migration_operator.shipping import NoAccess, shipping, stored_shipping
 from migration_operator.step import Action, Step
-from migration_operator.store_probe import try_store
 from migration_operator.target_pod import target_pod
 from migration_operator.transport_facts import TransportRules
+from migration_operator.transport_observe import without_the_store
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +85,7 @@ async def act(turn: Turn) -> None:
         KubeError: the API server could not be asked.
         AgentUnreachable: an agent could not be asked.
         Refused: it will never be done.
+        NotCleared: something was left in a claim.
     """
     await reach(Failpoint(f"operator.{turn.step.action}"))
     await _ACTIONS[turn.step.action](turn)
@@ -157,7 +162,10 @@ async def _create_target(turn: Turn) -> None:
     if o.migration.spec.target.node_name is None:
         others = [NodeView(n.metadata.name, agent=n) for n in await turn.kube.migration_nodes()]
         excluded |= {other.name for other in others if mismatches(source, other)}
-        excluded |= await _without_the_store(turn, [other for other in others if other.name not in excluded])
+        fit = [other for other in others if other.name not in excluded]
+        with _reported():
+            transport = turn.rules.transport(o.migration)
+            excluded |= await without_the_store(turn.kube, turn.agents, transport, o, fit)
     name = o.migration.status.target.pod_name or ""
     try:
         await turn.kube.create_pod(
@@ -178,26 +186,13 @@ async def _create_target(turn: Turn) -> None:
         raise Refused(Failure(reason=Reason.TARGET_FAILED, message=message)) from error
 
 
-async def _without_the_store(turn: Turn, nodes: list[NodeView]) -> set[str]:
-    """Return the names of those nodes that cannot use the migration's store; the scheduler must not pick them."""
-    migration = turn.o.migration
-    with _reported():
-        access = await store_access(turn.kube, migration.metadata.namespace, turn.rules.transport(migration))
-    if access is None:
-        return set()
-    able = [n.agent for n in nodes if n.agent and not agent_trouble(n.agent, turn.o.now)]
-    if turn.o.source_agent is None and not able:
-        return set()
-    first = _published(turn.o.source_agent) if turn.o.source_agent else able[0]
-    answer, found = await try_store(turn.agents, access, first, [node for node in able if node is not first])
-    return {it.node for it in (*found, *([] if turn.o.source_agent else [answer])) if it.report.problem}
-
-
-async def _shipping(turn: Turn) -> Shipping:
+async def _shipping(turn: Turn, agent: MigrationNode) -> Shipping:
+    mounted = turn.o.mount_on(agent.metadata.name)
+    mount = mounted.pod_uid if mounted else None
     with _reported():
         if turn.o.checkpoint is not None:
-            return await stored_shipping(turn.kube, turn.o.checkpoint)
-        return await shipping(turn.kube, turn.o.migration, turn.rules.transport(turn.o.migration))
+            return await stored_shipping(turn.kube, turn.o.checkpoint, mount)
+        return await shipping(turn.kube, turn.o.migration, turn.rules.transport(turn.o.migration), mount)
 
 
 @contextmanager
@@ -206,6 +201,30 @@ def _reported() -> Generator[None, None, None]:
         yield
     except NoAccess as error:
         raise Refused(Failure(reason=Reason.TRANSFER_FAILED, message=str(error))) from error
+
+
+async def _mount(turn: Turn) -> None:
+    """Where nothing was touched yet, a refusal is one more thing that stands against it."""
+    await _write(turn)
+    try:
+        await mount_for(turn.kube, turn.rules.mount_image, turn.o)
+    except NotMounted as problem:
+        if turn.o.begun:
+            raise NotCleared(str(problem), passing=False) from problem
+        message = Problem(
+            Why.CLAIM_NOT_MOUNTED, f"the API server refuses the pod that is to mount it: {problem}"
+        ).message
+        raise Refused(Failure(reason=Reason.PREFLIGHT_FAILED, message=message)) from problem
+
+
+async def _clear(turn: Turn) -> None:
+    await _write(turn)
+    await clear_for(turn.agents, turn.o)
+
+
+async def _unmount(turn: Turn) -> None:
+    await _write(turn)
+    await stop_mounts(turn.kube, Owner.of(turn.o.migration))
 
 
 async def _record_target(turn: Turn) -> None:
@@ -232,7 +251,7 @@ async def _prepare_target(turn: Turn) -> None:
         source_node=o.source_agent.node.name if o.source_agent else None,
         stored=stored_of(o),
         freeze_budget_seconds=budget_of(o, origin),
-        shipping=await _shipping(turn),
+        shipping=await _shipping(turn, agent),
         expected_bytes=await _expected_bytes(turn, origin),
         init=tuple(name for name in o.target_pod.init_names if name in {*generated, *origin.init_names}),
         generated=generated,
@@ -256,7 +275,7 @@ async def _checkpoint(turn: Turn) -> None:
         thaw=Thaw.DUMPED if o.clone else Thaw.DECIDED,
         refuse_connections=o.migration.spec.tcp_connections is TcpConnections.REFUSE,
         freeze_budget_seconds=budget_of(o, o.source_pod),
-        shipping=await _shipping(turn),
+        shipping=await _shipping(turn, agent),
         expected_bytes=await _expected_bytes(turn, o.source_pod),
     )
     await _put(turn.agents.put_source(agent, request), Reason.CHECKPOINT_FAILED, agent)
@@ -371,6 +390,7 @@ _ACTIONS: dict[Action, Callable[[Turn], Awaitable[None]]] = {
     Action.WAIT: _wait,
     Action.LET_GO: _let_go,
     Action.QUEUE: _queue,
+    Action.MOUNT: _mount,
     Action.ADOPT: _adopt,
     Action.BEGIN: _begin,
     Action.CREATE_TARGET: _create_target,
@@ -385,5 +405,7 @@ _ACTIONS: dict[Action, Callable[[Turn], Awaitable[None]]] = {
     Action.HAND_OVER: _hand_over,
     Action.DELETE_SOURCE: _delete_source,
     Action.FORGET: _forget,
+    Action.CLEAR: _clear,
+    Action.UNMOUNT: _unmount,
     Action.FINISH: _finish,
 }

@@ -13,16 +13,9 @@ from pydantic import ValidationError
 
 from migration_api.base import Model
 from migration_api.node import MigrationNode
+from migration_api.shipping import ProbeReport, StoreProbe
 from migration_api.stored import KeepReport, KeepRequest, RemoveReport, RemoveRequest
-from migration_api.wire import (
-    ErrorBody,
-    MigrationReport,
-    PodFacts,
-    ProbeReport,
-    SourceRequest,
-    StoreProbe,
-    TargetRequest,
-)
+from migration_api.wire import ErrorBody, MigrationReport, PodFacts, SourceRequest, TargetRequest
 
 M = TypeVar("M", bound=Model)
 

@@ -11,16 +11,12 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
-from pydantic import SecretStr
-
 from migration_api.base import now
 from migration_api.checkpoint import ContainerCheckpoint
 from migration_api.checkpoint_reasons import CheckpointReason
 from migration_api.failpoints import Failpoint, reach
 from migration_api.names import CHECKPOINT_FINALIZER
-from migration_api.node import MigrationNode
-from migration_api.stored import KeepReport, KeepRequest, RemoveReport, RemoveRequest
-from migration_api.wire import SourceReport, StoreAccess
+from migration_api.wire import SourceReport
 from migration_operator.agents import AgentRefused, Agents, AgentUnreachable
 from migration_operator.checkpoint_plan import (
     CheckpointAction,
@@ -32,14 +28,14 @@ from migration_operator.checkpoint_plan import (
     why_not_taken,
     with_ready,
 )
+from migration_operator.checkpoint_store import CheckpointStore, Failed
 from migration_operator.kube import ConflictError, Kube, KubeError
-from migration_operator.observation import agent_trouble
+from migration_operator.mounting import NotMounted, mounts_of, start_mounts, stop_mounts
+from migration_operator.mounts import Owner
 from migration_operator.retention import surplus
 from migration_operator.rules import Rules
-from migration_operator.shipping import NoAccess, NoKey, secret_facts, store_access, stored_key
+from migration_operator.shipping import NoAccess
 from migration_operator.taking import begin, look, take
-from migration_operator.transport_checks import setting_problems
-from migration_operator.transport_facts import TransportFacts
 
 log = logging.getLogger(__name__)
 
@@ -49,14 +45,6 @@ A = TypeVar("A")
 PERIOD_SECONDS = 2.0
 _PAUSE_SECONDS = 2.0
 _LOOK_SECONDS = 0.3
-
-
-class Failed(Exception):
-    """The step was not done."""
-
-    def __init__(self, reason: CheckpointReason, message: str, *, passing: bool = True) -> None:
-        super().__init__(message)
-        self.trouble = Trouble(reason, message, passing)
 
 
 @dataclass
@@ -71,6 +59,10 @@ class CheckpointTask:
     uid: str
     _trouble: Trouble | None = None
     _refusal: str = ""
+
+    @property
+    def _store(self) -> CheckpointStore:
+        return CheckpointStore(self.kube, self.agents, self.rules)
 
     async def run(self) -> None:
         while True:
@@ -99,6 +91,7 @@ class CheckpointTask:
         o = await look(self.kube, self.agents, self.rules, o)
         action = next_checkpoint_action(o)
         if action is CheckpointAction.REST:
+            await self._unmount(checkpoint)
             return False
         if self._trouble is not None:
             await self._say(checkpoint, self._trouble)
@@ -106,6 +99,7 @@ class CheckpointTask:
         await reach(Failpoint(f"operator.checkpoint.{action}"))
         acts: dict[CheckpointAction, Callable[[CheckpointObservation], Awaitable[None]]] = {
             CheckpointAction.ADOPT: self._adopt,
+            CheckpointAction.MOUNT: self._mount,
             CheckpointAction.BEGIN: self._begin,
             CheckpointAction.TAKE: self._take,
             CheckpointAction.WAIT: self._wait,
@@ -121,6 +115,29 @@ class CheckpointTask:
     async def _adopt(self, o: CheckpointObservation) -> None:
         finalizers = [*o.checkpoint.metadata.finalizers, CHECKPOINT_FINALIZER]
         await self.kube.set_checkpoint_finalizers(o.checkpoint, finalizers)
+
+    async def _mount(self, o: CheckpointObservation) -> None:
+        checkpoint, claim = o.checkpoint, o.checkpoint.spec.transport.claim
+        try:
+            image = self.rules.transport.mount_image
+            await start_mounts(self.kube, Owner.of(checkpoint), claim or "", image, o.to_mount)
+        except NotMounted as refusal:
+            self._refusal = f"the API server refuses the pod that is to mount the claim {claim}: {refusal}"
+
+    async def _unmount(self, checkpoint: ContainerCheckpoint) -> None:
+        """Remove the pods that mount a claim for it, and before them what was taken in vain.
+
+        What cannot be removed now goes when the object is deleted.
+        """
+        owner = Owner.of(checkpoint)
+        if checkpoint.spec.transport.claim is None or not await mounts_of(self.kube, owner):
+            return
+        if checkpoint.spec.migration is None and ready_status(checkpoint) == "False":
+            try:
+                await self._store.remove(checkpoint)
+            except Failed as failed:
+                log.warning("%s/%s: %s", self.namespace, self.name, failed)
+        await stop_mounts(self.kube, owner)
 
     async def _begin(self, o: CheckpointObservation) -> None:
         try:
@@ -160,9 +177,7 @@ class CheckpointTask:
 
     async def _keep(self, o: CheckpointObservation) -> None:
         checkpoint = o.checkpoint
-        access, key = await self._access(checkpoint), await self._key(checkpoint)
-        request = KeepRequest(uid=checkpoint.uid, key=key, store=access)
-        report = await self._kept(checkpoint, request)
+        report = await self._store.keep(checkpoint)
         at = now()
         if report.problem:
             status = with_ready(checkpoint, "False", CheckpointReason.NOT_COMPLETE, report.problem, at=at)
@@ -177,15 +192,13 @@ class CheckpointTask:
         await self.kube.patch_checkpoint_status(checkpoint, status.dump())
 
     async def _remove(self, o: CheckpointObservation) -> None:
-        checkpoint = o.checkpoint
-        request = RemoveRequest(uid=checkpoint.uid, store=await self._access(checkpoint))
-        await self._removed(checkpoint, request)
-        await self._let_go(checkpoint)
+        await self._store.remove(o.checkpoint)
+        await self._let_go(o.checkpoint)
 
     async def _give_up(self, o: CheckpointObservation) -> None:
         """The event may be refused, in a namespace that is being deleted: then only the log says it."""
         checkpoint, transport = o.checkpoint, o.checkpoint.spec.transport
-        place = transport.shared_volume.path if transport.shared_volume else ""
+        place = str(transport.shared_volume or "")
         place = transport.object_store.url if transport.object_store else place
         why = self._trouble.message if self._trouble else "it took too long"
         message = f"container-migration/{checkpoint.uid} in {place} was not removed ({why}); remove it by hand"
@@ -216,76 +229,6 @@ class CheckpointTask:
         status = with_ready(checkpoint, status_, reason, message, at=now())
         if status != checkpoint.status:
             await self.kube.patch_checkpoint_status(checkpoint, status.dump())
-
-    async def _access(self, checkpoint: ContainerCheckpoint) -> StoreAccess:
-        """Return what opens the store; agents are led only where the chart's values allow."""
-        namespace, transport = checkpoint.metadata.namespace, checkpoint.spec.transport
-        facts = TransportFacts(transport, self.rules.transport, await secret_facts(self.kube, namespace, transport))
-        problems = [problem.message for problem in setting_problems(facts)]
-        if problems:
-            raise Failed(CheckpointReason.STORE_UNAVAILABLE, " ".join(problems), passing=False)
-        try:
-            access = await store_access(self.kube, namespace, transport)
-        except NoAccess as error:
-            raise Failed(CheckpointReason.STORE_UNAVAILABLE, str(error), passing=False) from error
-        if access is None:
-            raise Failed(CheckpointReason.STORE_UNAVAILABLE, "it names no store", passing=False)
-        return access
-
-    async def _key(self, checkpoint: ContainerCheckpoint) -> SecretStr:
-        try:
-            return await stored_key(self.kube, checkpoint)
-        except NoKey as error:
-            raise Failed(CheckpointReason.KEY_SECRET_NOT_FOUND, str(error)) from error
-        except NoAccess as error:
-            raise Failed(CheckpointReason.KEY_SECRET_INVALID, str(error)) from error
-
-    async def _kept(self, checkpoint: ContainerCheckpoint, request: KeepRequest) -> KeepReport:
-        """Return the word of the first node that finds it complete, or what the others have found instead.
-
-        A node that does not see the volume that the others see finds nothing: its word alone counts for nothing.
-        """
-        found, troubles = list[KeepReport](), list[str]()
-        for node in await self._nodes(checkpoint):
-            report = await self._ask(node, self.agents.keep, request)
-            if isinstance(report, KeepReport) and not report.problem:
-                return report
-            problem = report if isinstance(report, str) else report.problem
-            troubles.append(f"node {node.metadata.name}: {problem}")
-            if isinstance(report, KeepReport) and not report.passing:
-                found.append(report.model_copy(update={"problem": troubles[-1]}))
-        if len(found) == len(troubles):
-            return found[0]
-        raise Failed(CheckpointReason.STORE_UNAVAILABLE, "; ".join(troubles[:3]))
-
-    async def _removed(self, checkpoint: ContainerCheckpoint, request: RemoveRequest) -> None:
-        """Return when one node has removed it, or all say that there is nothing."""
-        troubles, passing = list[str](), False
-        for node in await self._nodes(checkpoint):
-            report = await self._ask(node, self.agents.remove, request)
-            if isinstance(report, RemoveReport) and not report.problem:
-                if report.found:
-                    return
-                continue
-            passing = passing or isinstance(report, str) or report.passing
-            troubles.append(f"node {node.metadata.name}: {report if isinstance(report, str) else report.problem}")
-        if troubles:
-            raise Failed(CheckpointReason.STORE_UNAVAILABLE, "; ".join(troubles[:3]), passing=passing)
-
-    async def _ask(self, node: MigrationNode, ask: Callable[[MigrationNode, Q], Awaitable[A]], question: Q) -> A | str:
-        """Return the agent's answer, or why there is none."""
-        try:
-            return await ask(node, question)
-        except (AgentUnreachable, AgentRefused) as error:
-            return str(error)
-
-    async def _nodes(self, checkpoint: ContainerCheckpoint) -> list[MigrationNode]:
-        """Return the nodes to ask, in this order: the one that it was taken on has seen the store."""
-        source = checkpoint.status.source.node_name if checkpoint.status.source else None
-        able = [n for n in await self.kube.migration_nodes() if not agent_trouble(n, now())]
-        if not able:
-            raise Failed(CheckpointReason.STORE_UNAVAILABLE, "no node has an agent that could do it")
-        return sorted(able, key=lambda n: (n.metadata.name != source, n.metadata.name))
 
 
 def _node(o: CheckpointObservation) -> str:
@@ -327,6 +270,8 @@ class CheckpointKeeper:
         self._known[metadata.uid] = checkpoint
         # An earlier operator may have died before the agent forgot the taking: it is looked at once.
         taken = new and checkpoint.spec.migration is None and checkpoint.status.uid is not None
+        # Or before it has removed the pods that mounted a claim.
+        taken = taken or (new and checkpoint.spec.transport.claim is not None)
         if metadata.uid in self._running:
             return
         if taken or not needs_nothing(checkpoint):

@@ -32,6 +32,8 @@ class CheckpointAction(StrEnum):
 
     ADOPT = "Adopt"
     """Add our finalizer, before anything is touched."""
+    MOUNT = "Mount"
+    """Start the pod that mounts a claim on the pod's node."""
     BEGIN = "Begin"
     """Make the key, and write down what is taken."""
     TAKE = "Take"
@@ -72,6 +74,7 @@ class CheckpointObservation:
     Attributes:
         pod: what it is taken from; only before it has begun.
         objection: everything that stands against it, before it has begun; None when nobody has looked.
+        to_mount: where a claim is still to be mounted before anybody can say what stands against it.
         agent: the agent on the pod's node, once it has begun.
         refusal: the agent's refusal of the last request.
         trouble: of the last attempt in this life of the operator.
@@ -82,6 +85,7 @@ class CheckpointObservation:
     checkpoint: ContainerCheckpoint
     pod: Pod | None = None
     objection: str | None = None
+    to_mount: tuple[str, ...] = ()
     agent: AgentView | None = None
     refusal: str = ""
     trouble: Trouble | None = None
@@ -143,10 +147,10 @@ def _taking(o: CheckpointObservation) -> CheckpointAction | None:  # noqa: PLR09
 
 
 def _before_it_begins(o: CheckpointObservation) -> CheckpointAction:
-    if o.objection is None:
-        return CheckpointAction.WAIT
-    if o.objection:
+    if o.objection or o.refusal:
         return CheckpointAction.FAIL
+    if o.objection is None:
+        return CheckpointAction.MOUNT if o.to_mount else CheckpointAction.WAIT
     adopted = CHECKPOINT_FINALIZER in o.checkpoint.metadata.finalizers
     return CheckpointAction.BEGIN if adopted else CheckpointAction.ADOPT
 

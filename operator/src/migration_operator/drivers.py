@@ -20,6 +20,7 @@ from migration_operator.act import Refused, Turn, act
 from migration_operator.agents import AgentRefused, Agents, AgentUnreachable
 from migration_operator.kube import ConflictError, Kube, KubeError
 from migration_operator.metrics import Metrics
+from migration_operator.mounting import NotCleared
 from migration_operator.observation import AgentView, Observation
 from migration_operator.observe import observe
 from migration_operator.plan import plan
@@ -67,6 +68,8 @@ class Driver:
         self._parts = parts
         self._wake = asyncio.Event()
         self._refusal: Failure | None = None
+        self._cleared: str | None = None
+        self._clearing_since: float | None = None
         self._last_step: Step | None = None
         self._progress_at = 0.0
 
@@ -100,7 +103,15 @@ class Driver:
         """Take one step and rest when there is nothing to do; return whether to go on."""
         parts = self._parts
         place = parts.queue.place(self.ref.uid)
-        o = await observe(parts.kube, parts.agents, self.ref, refusal=self._refusal, rules=parts.rules, place=place)
+        o = await observe(
+            parts.kube,
+            parts.agents,
+            self.ref,
+            refusal=self._refusal,
+            rules=parts.rules,
+            place=place,
+            cleared=self._cleared,
+        )
         if o is None:
             log.info("%s: the object is gone", self._name)
             return False
@@ -117,12 +128,25 @@ class Driver:
         except Refused as refused:
             self._refusal = refused.failure
             return True
+        except NotCleared as problem:
+            self._note(problem)
+            await self._rest(o)
+            return True
+        if step.action is Action.CLEAR:
+            self._cleared = ""
         if step.action is Action.FINISH:
             parts.metrics.ended(status)
             return False
         if step.action in _AT_REST:
             await self._rest(o)
         return True
+
+    def _note(self, problem: NotCleared) -> None:
+        """A claim that is away is tried again for a while, and then left as it is; nobody stands still meanwhile."""
+        self._clearing_since = self._clearing_since or _clock()
+        log.warning("%s: the claim is not cleared: %s", self._name, problem)
+        if not problem.passing or _clock() - self._clearing_since > self._parts.rules.removal_seconds:
+            self._cleared = str(problem)
 
     def _without_haste(self, changes: Json) -> Json:
         """Return what is to be written now: nothing, when only the progress has changed and was written just now."""

@@ -9,6 +9,7 @@ from migration_api.conditions import Reason
 from migration_api.migration import Decision, Outcome
 from migration_api.names import OUT_OF_SERVICE
 from migration_api.wire import SourceReport, SourceState, TargetReport
+from migration_operator.claim_endings import clear_and_unmount, left_in_the_claim, unmount
 from migration_operator.observation import AgentView, Observation
 from migration_operator.owners import awaits_owner
 from migration_operator.step import STEPS, Action, Step
@@ -19,8 +20,9 @@ def go_back(o: Observation) -> Step | None:
     if o.decision is not Decision.ABORT and o.outcome is not Outcome.RETURNED:
         return None
     if not o.begun:
-        return _gave_up(o)
-    return _clear_the_target(o) or _thaw_the_source(o) or _forget(o, Reason.ROLLING_BACK) or _gave_up(o)
+        return unmount(o, Reason.ROLLING_BACK) or _gave_up(o)
+    back = _clear_the_target(o) or _thaw_the_source(o) or _forget(o, Reason.ROLLING_BACK)
+    return back or clear_and_unmount(o, Reason.ROLLING_BACK) or _gave_up(o)
 
 
 def _clear_the_target(o: Observation) -> Step | None:
@@ -56,6 +58,7 @@ def _gave_up(o: Observation) -> Step:
     why, message = cause(o)
     if why is Reason.PREFLIGHT_FAILED:
         return Step(Action.FINISH, why, message)
+    message += left_in_the_claim(o)
     if o.begun and not o.let_go and not o.migration.restores and _source_is_lost(o):
         lost = f"the source died during the migration, not by it; {message}"
         return Step(Action.FINISH, Reason.SOURCE_LOST, message if why is Reason.SOURCE_LOST else lost)
@@ -98,7 +101,8 @@ def go_through(o: Observation) -> Step | None:
         return _await_the_outcome(o)
     steps = (_leave_the_source, _keep) if o.clone else (_settle_the_source, _keep, _hand_over, _delete_the_source)
     step = next((step for rule in steps if (step := rule(o)) is not None), None)
-    return step or _forget(o, Reason.RELEASING_SOURCE) or _succeeded(o)
+    step = step or _forget(o, Reason.RELEASING_SOURCE)
+    return step or clear_and_unmount(o, Reason.RELEASING_SOURCE) or _succeeded(o)
 
 
 def _await_the_outcome(o: Observation) -> Step:
@@ -206,7 +210,7 @@ def _succeeded(o: Observation) -> Step:
         message += f"; its checkpoint is kept: ContainerCheckpoint {kept.name}"
     elif kept.message is not None:
         message += f"; its checkpoint was not kept: {kept.message}"
-    return Step(Action.FINISH, Reason.SUCCEEDED, message)
+    return Step(Action.FINISH, Reason.SUCCEEDED, message + left_in_the_claim(o))
 
 
 def _settled(agent: AgentView | None, side: SourceReport | TargetReport | None) -> bool:

@@ -10,13 +10,24 @@ import asyncio
 import json
 from datetime import datetime
 from typing import Any, Self
+from urllib.parse import quote
 
 from kubernetes.aio import client, config
 
 from migration_api.base import format_time
 from migration_api.checkpoint import ContainerCheckpoint
 from migration_api.migration import ContainerMigration
-from migration_api.names import API_VERSION, CHECKPOINTS, GROUP, LABEL_TARGET_NODE, MIGRATIONS, NODES, VERSION
+from migration_api.names import (
+    API_VERSION,
+    CHECKPOINTS,
+    GROUP,
+    LABEL_MIGRATION,
+    LABEL_MOUNT,
+    LABEL_TARGET_NODE,
+    MIGRATIONS,
+    NODES,
+    VERSION,
+)
 from migration_api.node import MigrationNode
 from migration_operator.pods import Json, Pod, mapping, mappings
 
@@ -190,6 +201,19 @@ class Kube:
         except KubeError as error:
             if error.status != _NOT_FOUND:
                 raise
+
+    async def mount_pods(self, namespace: str, uid: str) -> list[Pod]:
+        """Return the pods that mount a claim for the object with that UID, as their labels say."""
+        selector = quote(f"{LABEL_MOUNT}=true,{LABEL_MIGRATION}={uid}", safe="")
+        return [Pod(raw) for raw in _items(await self._get(f"{_pod_path(namespace)}?labelSelector={selector}"))]
+
+    async def warnings(self, pod: Pod) -> list[str]:
+        """Return what warnings say of this very pod, the oldest first."""
+        selector = quote(f"involvedObject.uid={pod.uid},type=Warning", safe="")
+        items = _items(await self._get(f"/api/v1/namespaces/{pod.namespace}/events?fieldSelector={selector}"))
+        items = [it for it in items if mapping(it.get("involvedObject")).get("uid") == pod.uid]
+        items.sort(key=lambda it: str(it.get("lastTimestamp") or it.get("eventTime") or ""))
+        return [f"{it.get('reason')}: {it.get('message')}" for it in items]
 
     async def claim(self, namespace: str, name: str) -> Json | None:
         """Return a PersistentVolumeClaim."""

@@ -14,7 +14,7 @@ from migration_api.names import FINALIZER
 from migration_api.node import MigrationNode, MigrationNodeStatus, NodeFacts
 from migration_api.wire import Failure, MigrationReport, PodFacts, SourceReport, TargetReport
 from migration_operator.pods import Pod, mapping
-from migration_operator.transport_facts import TransportFacts
+from migration_operator.transport_facts import MountPoint, TransportFacts
 
 HEARTBEAT_MAX_AGE = timedelta(seconds=90)
 """An agent reports every 20 s: after four missed reports it is taken for dead."""
@@ -177,6 +177,9 @@ class Observation:
             say how much there is to copy.
         place: whether it is its turn; None when it has not asked yet.
         checkpoint: what is restored from; None when it is gone, or when a running pod is moved.
+        mounts: where pods mount a claim for this migration; not looked at before it has begun or been given up.
+        cleared: whether what lay in the claim was removed: None when nobody has tried in this life of the operator,
+            else why it was given up, empty when it was done.
     """
 
     now: datetime
@@ -191,6 +194,18 @@ class Observation:
     late: bool | None = False
     place: Place | None = Place()
     checkpoint: ContainerCheckpoint | None = None
+    mounts: tuple[MountPoint, ...] = ()
+    cleared: str | None = None
+
+    @property
+    def claim(self) -> str | None:
+        """The claim that the checkpoint of a migration that has begun travels through."""
+        transport = self.migration.status.transport
+        return transport.claim if transport else None
+
+    def mount_on(self, node: str | None) -> MountPoint | None:
+        """Return where the claim is mounted on that node."""
+        return next((mount for mount in self.mounts if mount.node == node), None)
 
     @property
     def origin_pod(self) -> Pod | None:

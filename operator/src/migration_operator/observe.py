@@ -12,6 +12,8 @@ from migration_api.node import MigrationNode
 from migration_api.wire import Failure, MigrationRef, PodFacts
 from migration_operator.agents import AgentRefused, Agents, AgentUnreachable
 from migration_operator.kube import Kube
+from migration_operator.mounting import mount_points
+from migration_operator.mounts import Owner
 from migration_operator.observation import (
     AgentView,
     NodeView,
@@ -26,7 +28,7 @@ from migration_operator.preflight import freeze_estimate
 from migration_operator.restore_facts import checkpoint_of, restore_facts
 from migration_operator.rules import Rules
 from migration_operator.target_pod import name_for
-from migration_operator.transport_facts import TransportFacts, TransportRules
+from migration_operator.transport_facts import MountPoint, TransportFacts, TransportRules
 from migration_operator.transport_observe import transport_facts
 
 
@@ -38,6 +40,7 @@ async def observe(
     refusal: Failure | None,
     rules: Rules,
     place: Place | None,
+    cleared: str | None = None,
 ) -> Observation | None:
     """Return what there is now; None when there is no such migration any more.
 
@@ -45,7 +48,8 @@ async def observe(
         kube: the API server.
         agents: the nodes' agents.
         ref: the migration.
-        refusal: an agent's refusal of the last request.
+        refusal: the refusal of the last request.
+        cleared: as in the observation.
         rules: what the chart's values say.
         place: whether it is its turn. While it waits for it nothing else is looked at: the preflight is repeated then.
 
@@ -59,13 +63,19 @@ async def observe(
         return Observation(now(), migration)
     if migration.begun:
         begun = await _begun(kube, agents, migration, refusal)
-        return replace(begun, late=await _late(agents, begun, rules))
+        mounts = await _mounts(kube, migration, begun.claim)
+        return replace(begun, late=await _late(agents, begun, rules), mounts=mounts, cleared=cleared)
     if migration.status.decision is Decision.ABORT:
-        return Observation(now(), migration)
+        claim = rules.transport.transport(migration).claim or ("of a checkpoint" if migration.restores else None)
+        return Observation(now(), migration, mounts=await _mounts(kube, migration, claim))
     if place is not None and not place.granted:
         return Observation(now(), migration, place=place)
     facts = await _preflight(kube, agents, migration, rules.transport)
-    return Observation(now(), migration, preflight=facts, place=place)
+    return Observation(now(), migration, preflight=facts, place=place, refusal=refusal)
+
+
+async def _mounts(kube: Kube, migration: ContainerMigration, claim: str | None) -> tuple[MountPoint, ...]:
+    return await mount_points(kube, Owner.of(migration), claim) if claim else ()
 
 
 async def _begun(kube: Kube, agents: Agents, migration: ContainerMigration, refusal: Failure | None) -> Observation:
@@ -181,7 +191,12 @@ async def _preflight(
         agent_problem=agent_problem,
         claims=await claims_of(kube, pod),
         transport=await transport_facts(
-            kube, agents, namespace, transport, source=source, targets=(target,) if target else candidates
+            kube,
+            agents,
+            Owner.of(migration),
+            transport,
+            source=source,
+            targets=(target,) if target else candidates,
         ),
     )
 

@@ -69,7 +69,11 @@ _WHY = {
     "DaemonSet": "which runs its own pod on every node",
     "Job": "which would take the end of the source pod for a failure of its work",
     "Node": "as a static pod, which the kubelet starts from a file on that node",
+    "ContainerMigration": "and mounts a claim for it on that very node",
+    "ContainerCheckpoint": "and mounts a claim for it on that very node",
 }
+_TIED = {"Node", "ContainerMigration", "ContainerCheckpoint"}
+"""No clone of theirs would make sense either."""
 
 
 def objection(pod: Pod, *, clone: bool = False) -> str:
@@ -81,7 +85,7 @@ def objection(pod: Pod, *, clone: bool = False) -> str:
     if owner is None or is_of_deployment(pod):
         return ""
     kind = str(owner.get("kind"))
-    if clone and kind != "Node":
+    if clone and kind not in _TIED:
         return ""
     why = _WHY.get(kind, "which would start a replacement")
     return f"pod {pod.name} belongs to the {kind} {owner.get('name')}, {why}"

@@ -17,6 +17,7 @@ from migration_operator.endings import go_back, go_through, unreachable
 from migration_operator.node_checks import mismatches
 from migration_operator.observation import Observation, origin_view
 from migration_operator.step import Action, Step
+from migration_operator.transport_facts import TransportFacts
 
 GATE_MAX_AGE_SECONDS = 30.0
 """The kubelet allows a start 2 minutes: what is frozen at a younger gate has 90 s to be restored."""
@@ -123,6 +124,20 @@ def abort_when_the_target_pod_fails(o: Observation) -> Step | None:
     return None
 
 
+def abort_when_a_mount_is_gone(o: Observation) -> Step | None:
+    """Without it the node's agent cannot reach the claim. Once all was fetched and verified, nobody needs it."""
+    if not o.begun or o.claim is None or (o.target is not None and o.target.received_at is not None):
+        return None
+    recorded = o.migration.status
+    for node in filter(None, (recorded.source.node_name, recorded.target.node_name)):
+        mount = o.mount_on(node)
+        if mount is None or mount.gone:
+            why = f" ({mount.failure or mount.waits_for or 'it is being deleted'})" if mount else ""
+            message = f"the pod that mounts the claim {o.claim} on node {node} is gone, not by this migration{why}"
+            return _abort(Reason.TRANSFER_FAILED, message)
+    return None
+
+
 def _abort(reason: Reason, message: str) -> Step:
     return Step(Action.PROPOSE_ABORT, reason, message)
 
@@ -149,6 +164,20 @@ def look_before_anything_is_touched(o: Observation) -> Step | None:
         where = facts.source.name if facts.source else "the source"
         message = f"the agent on node {where} does not answer ({facts.agent_problem}); nothing was touched yet"
         return Step(Action.WAIT, Reason.AGENT_UNREACHABLE, message)
+    return _mount_the_claim(facts.transport) if facts.transport else None
+
+
+def _mount_the_claim(transport: TransportFacts) -> Step | None:
+    """The nodes try it when it is mounted on all of them."""
+    claim = transport.transport.claim
+    if missing := [mount.node for mount in transport.mounts if mount.missing]:
+        message = f"mounting the claim {claim} on {', '.join(missing)}"
+        return Step(Action.MOUNT, Reason.IN_PROGRESS, message)
+    if pending := [mount for mount in transport.mounts if mount.pending]:
+        where = ", ".join(f"{it.node}{f' ({it.waits_for})' if it.waits_for else ''}" for it in pending)
+        more = f"; {transport.untried} more nodes are not tried" if transport.untried else ""
+        message = f"waiting for the claim {claim} to be mounted on {where}{more}"
+        return Step(Action.WAIT, Reason.IN_PROGRESS, message)
     return None
 
 
@@ -252,6 +281,7 @@ RULES: tuple[Rule, ...] = (
     abort_when_the_source_is_lost,
     abort_when_the_checkpoint_is_gone,
     abort_when_an_agent_cannot,
+    abort_when_a_mount_is_gone,
     abort_when_the_target_pod_fails,
     wait_for_the_turn,
     look_before_anything_is_touched,

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import cast
 
-from migration_api.conditions import PreflightReason as Why
 from migration_api.migration import ContainerMigration, TcpConnections
 from migration_api.names import RUNTIME_HANDLER
+from migration_api.preflight_reasons import PreflightReason as Why
 from migration_api.transport import Transport
 from migration_api.wire import PodFacts
 from migration_operator.freeze_budget import effective_freeze_budget

@@ -10,6 +10,8 @@ from migration_api.checkpoint import ContainerCheckpoint
 from migration_api.migration import ContainerMigration
 from migration_operator.agents import Agents
 from migration_operator.kube import Kube
+from migration_operator.mounts import Owner
+from migration_operator.node_checks import unfit
 from migration_operator.observation import NodeView, PreflightFacts, agent_trouble, origin_view, stored_pod
 from migration_operator.shipping import NoAccess, stored_key
 from migration_operator.target_pod import name_for
@@ -45,7 +47,14 @@ async def restore_facts(
         holder = await kube.pod(migration.metadata.namespace, name)
     key_trouble, transport = await asyncio.gather(
         _key_trouble(kube, checkpoint),
-        _transport(kube, agents, checkpoint, rules, (target,) if target else candidates),
+        _transport(
+            kube,
+            agents,
+            Owner.of(migration),
+            checkpoint=checkpoint,
+            rules=rules,
+            nodes=(target,) if target else candidates,
+        ),
     )
     return PreflightFacts(
         pod=pod,
@@ -71,6 +80,8 @@ async def _key_trouble(kube: Kube, checkpoint: ContainerCheckpoint) -> str:
 async def _transport(
     kube: Kube,
     agents: Agents,
+    owner: Owner,
+    *,
     checkpoint: ContainerCheckpoint,
     rules: TransportRules,
     nodes: Sequence[NodeView],
@@ -78,5 +89,9 @@ async def _transport(
     """Any of the nodes may put what the others fetch: the one that the checkpoint was taken on may be gone."""
     facts = TransportFacts(checkpoint.spec.transport, rules)
     able = [node for node in nodes if node.agent and not agent_trouble(node.agent, now())]
-    namespace, first = checkpoint.metadata.namespace, able[0] if able else None
-    return await transport_facts(kube, agents, namespace, facts, source=first, targets=able[1:])
+    origin, first = origin_view(checkpoint), None
+    if facts.transport.claim is not None:  # each costs a pod: only those that may become the target
+        able = [node for node in able if not unfit(origin, node, now())]
+    if able:
+        first = able[0]
+    return await transport_facts(kube, agents, owner, facts, source=first, targets=able[1:], origin=origin)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 
-from migration_api.conditions import PreflightReason as Why
 from migration_api.migration import ContainerMigration
+from migration_api.preflight_reasons import PreflightReason as Why
 from migration_operator.checkpoint_plan import ready_status
 from migration_operator.node_checks import Problem, mismatches, node_problems, unfit
 from migration_operator.observation import NodeView, PreflightFacts

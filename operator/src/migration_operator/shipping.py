@@ -15,6 +15,7 @@ from pydantic import SecretStr, ValidationError
 from migration_api.checkpoint import ContainerCheckpoint
 from migration_api.migration import ContainerMigration
 from migration_api.names import API_VERSION, LABEL_MIGRATION
+from migration_api.shipping import KEY_BYTES, Shipping, Stays, StoreAccess
 from migration_api.transport import (
     AUTHORITY,
     CREDENTIALS,
@@ -24,7 +25,6 @@ from migration_api.transport import (
     ObjectStore,
     Transport,
 )
-from migration_api.wire import KEY_BYTES, Shipping, Stays, StoreAccess
 from migration_operator.kube import ConflictError, Kube
 from migration_operator.pods import Json, mapping
 from migration_operator.transport_facts import SecretFacts
@@ -38,8 +38,12 @@ class NoKey(NoAccess):
     """The Secret with a checkpoint's key is not there."""
 
 
-async def shipping(kube: Kube, migration: ContainerMigration, transport: Transport) -> Shipping:
+async def shipping(
+    kube: Kube, migration: ContainerMigration, transport: Transport, mount: str | None = None
+) -> Shipping:
     """Return what both agents of a migration get; its key is made when there is none.
+
+    `mount`: see `store_access`.
 
     Raises:
         NoAccess: a Secret is not what it must be, or is missing.
@@ -47,14 +51,16 @@ async def shipping(kube: Kube, migration: ContainerMigration, transport: Transpo
     """
     return Shipping(
         key=await _key(kube, migration),
-        store=await store_access(kube, migration.metadata.namespace, transport),
+        store=await store_access(kube, migration.metadata.namespace, transport, mount),
         stays=Stays.WHEN_IT_ENDED_WELL if migration.spec.retain else Stays.NEVER,
         bytes_per_second=transport.bytes_per_second,
     )
 
 
-async def stored_shipping(kube: Kube, checkpoint: ContainerCheckpoint) -> Shipping:
+async def stored_shipping(kube: Kube, checkpoint: ContainerCheckpoint, mount: str | None = None) -> Shipping:
     """Return what a target gets that fetches a kept checkpoint: it leaves what lies in the store as it is.
+
+    `mount`: see `store_access`.
 
     Raises:
         NoAccess: a Secret is not what it must be, or is missing.
@@ -62,20 +68,30 @@ async def stored_shipping(kube: Kube, checkpoint: ContainerCheckpoint) -> Shippi
     """
     return Shipping(
         key=await stored_key(kube, checkpoint),
-        store=await store_access(kube, checkpoint.metadata.namespace, checkpoint.spec.transport),
+        store=await store_access(kube, checkpoint.metadata.namespace, checkpoint.spec.transport, mount),
         stays=Stays.ALWAYS,
     )
 
 
-async def store_access(kube: Kube, namespace: str, transport: Transport) -> StoreAccess | None:
+async def store_access(
+    kube: Kube, namespace: str, transport: Transport, mount: str | None = None
+) -> StoreAccess | None:
     """Return what opens the transport's store; None when it has none.
 
+    Args:
+        kube: the API server.
+        namespace: where Secrets are.
+        transport: names the store.
+        mount: with a claim, the UID of the pod that mounts it on the node whose agent gets this.
+
     Raises:
-        NoAccess: the Secret with the credentials is missing, or not what it must be.
+        NoAccess: the Secret with the credentials is missing, or not what it must be; or the claim is not mounted.
         KubeError: the API server could not be asked.
     """
+    if transport.claim is not None and mount is None:
+        raise NoAccess(f"no pod mounts the claim {transport.claim} on the node that is to use it")
     if transport.shared_volume:
-        return StoreAccess(shared_volume=transport.shared_volume)
+        return StoreAccess(shared_volume=transport.shared_volume, mount_pod=mount if transport.claim else None)
     if transport.object_store:
         return await _bucket_access(kube, namespace, transport.object_store)
     return None

@@ -15,7 +15,7 @@ from migration_api.migration import Decision, MigrationStatus, Outcome, Progress
 from migration_api.wire import Connections, SourceState
 from migration_operator.endings import cause
 from migration_operator.observation import Observation
-from migration_operator.pods import Json
+from migration_operator.pods import Json, mapping
 from migration_operator.step import STEPS, Action, Step
 
 OWNED = ("observed_generation", "phase", "message", "progress", "timings", "conditions")
@@ -45,7 +45,14 @@ def patch(old: MigrationStatus, new: MigrationStatus) -> Json:
     """Return the merge patch of the status from `old` to `new`: only the fields that differ; conditions as a whole."""
     before, after = old.dump(), new.dump()
     names = [MigrationStatus.model_fields[name].alias or name for name in OWNED]
-    return {name: after[name] for name in names if name in after and after[name] != before.get(name)}
+    changed = [name for name in names if name in after and after[name] != before.get(name)]
+    return {name: _replacing(before.get(name), after[name]) for name in changed}
+
+
+def _replacing(old: object, new: object) -> object:
+    """Return what a merge patch makes `new` of `old`: what is not known any more must be removed by name."""
+    gone = dict.fromkeys(mapping(old).keys() - mapping(new).keys())
+    return {**gone, **mapping(new)} if mapping(new) else new
 
 
 def _phase(step: Step) -> str:

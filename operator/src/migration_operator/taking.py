@@ -12,12 +12,15 @@ from dataclasses import replace
 from migration_api.base import now
 from migration_api.checkpoint import CheckpointStatus, ContainerCheckpoint
 from migration_api.migration import ContainerMigration, MigrationSpec
-from migration_api.wire import KEY_BYTES, MigrationRef, RefKind, Shipping, SourceRequest, Stays, Thaw
+from migration_api.shipping import KEY_BYTES, Shipping, Stays
+from migration_api.wire import MigrationRef, RefKind, SourceRequest, Thaw
 from migration_operator.agents import Agents
-from migration_operator.checkpoint_plan import CheckpointObservation
+from migration_operator.checkpoint_plan import CheckpointObservation, ready_status
 from migration_operator.checkpoints import described
 from migration_operator.freeze_budget import effective_freeze_budget
 from migration_operator.kube import Kube
+from migration_operator.mounting import mount_points
+from migration_operator.mounts import Owner
 from migration_operator.observation import AgentView, PreflightFacts
 from migration_operator.observe import agent_view, claims_of, node_of, pod_facts_of
 from migration_operator.pods import Pod
@@ -43,15 +46,35 @@ async def look(kube: Kube, agents: Agents, rules: Rules, o: CheckpointObservatio
         return o
     if status.uid is not None:
         node = status.source.node_name if status.source else None
-        return replace(o, agent=await agent_view(kube, agents, node, checkpoint.uid))
+        o = replace(o, agent=await agent_view(kube, agents, node, checkpoint.uid))
+        return replace(o, refusal=o.refusal or await _unmounted(kube, o))
     if checkpoint.deleting:
         return o
     pod = await kube.pod(checkpoint.metadata.namespace, checkpoint.spec.pod_name or "")
     facts = await _facts(kube, agents, rules, checkpoint, pod)
     found = taking_problems(_as_migration(checkpoint), facts, o.now)
-    if not found and facts.agent_problem:
-        return o  # nobody can say yet
+    mounts = facts.transport.mounts if facts.transport else ()
+    if not found and (facts.agent_problem or any(mount.pending for mount in mounts)):
+        return replace(o, to_mount=tuple(m.node for m in mounts if m.missing))  # nobody can say yet
     return replace(o, pod=pod, objection=" ".join(problem.message for problem in found))
+
+
+async def _unmounted(kube: Kube, o: CheckpointObservation) -> str:
+    """Return why it cannot be taken any more; empty when it can, or when all lies in its claim."""
+    checkpoint, source = o.checkpoint, o.source
+    claim = checkpoint.spec.transport.claim
+    taking = ready_status(checkpoint) == "Unknown" and not checkpoint.deleting and o.agent is not None
+    if claim is None or o.agent is None or not taking or (source is not None and source.sent_at is not None):
+        return ""
+    node = o.agent.node.name
+    points = [it for it in await mount_points(kube, Owner.of(checkpoint), claim) if it.node == node and not it.gone]
+    return "" if points else f"the pod that mounts the claim {claim} on node {node} is gone: somebody deleted it"
+
+
+async def _mount_uid(kube: Kube, checkpoint: ContainerCheckpoint, node: str) -> str | None:
+    claim = checkpoint.spec.transport.claim
+    points = await mount_points(kube, Owner.of(checkpoint), claim) if claim else ()
+    return next((point.pod_uid for point in points if point.node == node and point.ready), None)
 
 
 def _as_migration(checkpoint: ContainerCheckpoint) -> ContainerMigration:
@@ -83,7 +106,7 @@ async def _facts(
         transport=await transport_facts(
             kube,
             agents,
-            checkpoint.metadata.namespace,
+            Owner.of(checkpoint),
             TransportFacts(checkpoint.spec.transport, rules.transport),
             source=source,
             targets=(),
@@ -128,9 +151,10 @@ async def take(kube: Kube, agents: Agents, checkpoint: ContainerCheckpoint, agen
     if status.source is None or node is None or pod is None or pod.uid != status.source.pod_uid:
         raise NoAccess("the pod was deleted or replaced before its checkpoint was taken")
     facts = await agents.pod(node, pod.uid)
+    mount = await _mount_uid(kube, checkpoint, agent.node.name)
     shipping = Shipping(
         key=await stored_key(kube, checkpoint),
-        store=await store_access(kube, checkpoint.metadata.namespace, checkpoint.spec.transport),
+        store=await store_access(kube, checkpoint.metadata.namespace, checkpoint.spec.transport, mount),
         stays=Stays.WHEN_IT_ENDED_WELL,
         bytes_per_second=checkpoint.spec.transport.bytes_per_second,
     )

@@ -25,12 +25,11 @@ from migration_agent.publisher import ready
 from migration_agent.server import BODY_BYTES, ApiServer, Doorkeeper
 from migration_agent.settings import Settings, SettingsError
 from migration_agent.transport.store import HOME
+from migration_api.shipping import ProbeProblem, ProbeReport
 from migration_api.wire import (
     ErrorBody,
     MigrationReport,
     PodFacts,
-    ProbeProblem,
-    ProbeReport,
     SourceReport,
     SourceRequest,
     SourceState,

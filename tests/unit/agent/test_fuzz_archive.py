@@ -19,7 +19,7 @@ import pytest
 from migration_agent.archive.importing import import_archive
 from migration_agent.archive.names import NotTransferable, relative
 from migration_agent.archive.stored import StoredCheckpoint, StoreWriter
-from migration_agent.transport.volume import Volume
+from migration_agent.transport.volume import Folder, Volume
 from support.archives import CONFIG, SPEC, compressed, contents, file, other, tar_of
 
 SEED = int(os.environ.get("SEED", "7"))
@@ -79,7 +79,7 @@ def mutants() -> Iterator[bytes]:
 
 
 def test_i8_whatever_is_imported_is_within_its_bounds(tmp_path: Path) -> None:
-    volume = Volume(tmp_path, (tmp_path,))
+    volume = Volume(Folder(tmp_path, (tmp_path,)))
     refused = 0
     for number, data in enumerate([compressed(seed(), "zstd"), *mutants()]):
         store = volume.store(UID)
@@ -109,6 +109,6 @@ def _demand_harmless(layer: bytes) -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 511, 512, 513, 1024])
 def test_what_is_too_short_is_refused(tmp_path: Path, size: int) -> None:
-    store = Volume(tmp_path, (tmp_path,)).store(UID)
+    store = Volume(Folder(tmp_path, (tmp_path,))).store(UID)
     with pytest.raises(NotTransferable):
         import_archive(io.BytesIO(seed()[:size]), "main", StoreWriter(store, KEY, UID), LIMIT)

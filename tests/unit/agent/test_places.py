@@ -11,8 +11,8 @@ from migration_agent.clearing import Clearing
 from migration_agent.places import Places
 from migration_agent.transport.store import HOME, StoreFailure
 from migration_agent.vault import Vault
+from migration_api.shipping import ProbeProblem, ProbeStep, Shipping, StoreAccess, StoreProbe
 from migration_api.transport import SharedVolume
-from migration_api.wire import ProbeProblem, ProbeStep, Shipping, StoreAccess, StoreProbe
 from support.agent import SHIPPING, journal_at
 
 UID = "5f0c7c1e-0000-4000-8000-0000000000ff"

@@ -17,8 +17,9 @@ from migration_agent.source_plan import SourceObservation, SourceStep, next_sour
 from migration_api.base import now
 from migration_api.checkpoint import ContainerCheckpoint
 from migration_api.conditions import Reason
+from migration_api.shipping import Stays, StoreAccess
 from migration_api.transport import SharedVolume
-from migration_api.wire import SourceRequest, SourceState, Stays, StoreAccess, Thaw
+from migration_api.wire import SourceRequest, SourceState, Thaw
 from support.agent import MIGRATION, SHIPPING, source_request
 from support.source_world import World
 

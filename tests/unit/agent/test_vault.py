@@ -10,8 +10,9 @@ from pydantic import SecretStr, ValidationError
 
 from migration_agent.journal import SourceRecord, TargetRecord
 from migration_agent.vault import OtherKey, Vault
+from migration_api.shipping import Shipping, Stays, StoreAccess
 from migration_api.transport import SharedVolume
-from migration_api.wire import Shipping, SourceRequest, Stays, StoreAccess
+from migration_api.wire import SourceRequest
 from support.agent import MIGRATION, SHIPPING, journal_at, source_request, target_request
 
 KEY = SHIPPING.key.get_secret_value()

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from migration_agent.transport.store import BLOB_BYTES, HOME, BlobMissing, StoreFailure
-from migration_agent.transport.volume import Volume, VolumeStore
+from migration_agent.transport.volume import Folder, Volume, VolumeStore
 
 MIGRATION = "5f0c7c1e-0000-4000-8000-0000000000ff"
 
 
 @pytest.fixture
 def volume(tmp_path: Path) -> Volume:
-    return Volume(tmp_path, (tmp_path,))
+    return Volume(Folder(tmp_path, (tmp_path,)))
 
 
 @pytest.fixture
@@ -75,10 +75,10 @@ def test_only_allowed_directories_are_used(tmp_path: Path) -> None:
     inside, outside = tmp_path / "allowed", tmp_path / "allowed-not"
     for directory in (inside / "team", outside):
         directory.mkdir(parents=True)
-    Volume(inside / "team", (inside,)).store(MIGRATION).put("chunk-1", b"")
+    Volume(Folder(inside / "team", (inside,))).store(MIGRATION).put("chunk-1", b"")
     for path, allowed in ((outside, (inside,)), (inside / ".." / "allowed-not", (inside,)), (inside, ())):
         with pytest.raises(StoreFailure, match=r"allowedPaths"):
-            Volume(path, allowed).store(MIGRATION).put("chunk-1", b"")
+            Volume(Folder(path, allowed)).store(MIGRATION).put("chunk-1", b"")
     assert files(tmp_path) == [f"allowed/team/{HOME}/{MIGRATION}/chunk-1"]
 
 
@@ -91,7 +91,7 @@ def test_a_symbolic_link_leads_nowhere(tmp_path: Path, link: str) -> None:
     path = tmp_path / "allowed" / link
     path.parent.mkdir(parents=True)
     path.symlink_to(elsewhere)
-    volume = Volume(tmp_path / "allowed" / "team", (tmp_path / "allowed",))
+    volume = Volume(Folder(tmp_path / "allowed" / "team", (tmp_path / "allowed",)))
     store = volume.store(MIGRATION)
     operations = [lambda: store.put("chunk-2", b""), lambda: store.get("chunk-1"), store.wipe, store.list]
     for operation in operations:
@@ -143,7 +143,7 @@ def test_what_a_crash_left_half_written_is_neither_listed_nor_in_the_way(store: 
 
 
 def test_a_volume_that_is_not_mounted_is_said(tmp_path: Path) -> None:
-    gone = Volume(tmp_path / "gone", (tmp_path,)).store(MIGRATION)
+    gone = Volume(Folder(tmp_path / "gone", (tmp_path,))).store(MIGRATION)
     with pytest.raises(StoreFailure, match="is not there: mount it"):
         gone.put("chunk-1", b"")
     (tmp_path / "gone").write_bytes(b"")

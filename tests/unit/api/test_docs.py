@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from migration_api.checkpoint_reasons import CheckpointCondition, CheckpointReason
-from migration_api.conditions import ConditionType, PreflightReason, Reason
+from migration_api.conditions import ConditionType, Reason
 from migration_api.docs import conditions_page
+from migration_api.preflight_reasons import PreflightReason
 
 PAGE = Path(__file__).parents[3] / "docs" / "conditions.md"
 

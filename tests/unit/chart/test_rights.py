@@ -18,7 +18,7 @@ OPERATOR_RIGHTS = {
     "containermigration.io/containercheckpoints": "create delete get list patch watch",
     "containermigration.io/containercheckpoints/status": "get patch",
     "containermigration.io/migrationnodes": "get list watch",
-    "/events": "create",
+    "/events": "create list",
     "/nodes": "get list patch watch",
     "/pods": "create delete get list patch watch",
     "/persistentvolumeclaims": "get",

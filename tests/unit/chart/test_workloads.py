@@ -88,7 +88,9 @@ def test_what_the_values_say_of_transports_reaches_both_parts(render: Render) ->
 
 
 def test_without_values_nothing_is_shared(manifests: list[Manifest]) -> None:
-    assert TransportRules.from_environment(environment(container(manifests, "operator"))) == TransportRules()
+    image = container(manifests, "agent")["image"]
+    rules = TransportRules.from_environment(environment(container(manifests, "operator")))
+    assert rules == TransportRules(mount_image=image)
     assert Settings.from_environment({**environment(container(manifests, "agent")), "POD_IP": "::1"}).shared_paths == ()
 
 
@@ -148,6 +150,7 @@ def test_the_environment_that_the_parts_read(render: Render) -> None:
         "CHECKPOINT_RETENTION": '{"ageSeconds":0,"count":0,"totalBytes":0}',
         "CHECKPOINT_REMOVAL_SECONDS": "120",
         "SHARED_PATHS": "",
+        "MOUNT_IMAGE": container(manifests, "agent")["image"],
         "STORE_ENDPOINTS": "",
     }
     assert environment(container(manifests, "agent")) == {

@@ -162,3 +162,15 @@ def test_a_taking_has_a_deadline_and_says_so() -> None:
 def test_it_lies_under_its_own_uid() -> None:
     assert taking().uid == taking().metadata.uid
     assert checkpoint().uid == UID
+
+
+def test_a_claim_is_mounted_before_a_checkpoint_is_taken_into_it() -> None:
+    it = checkpoint(spec={"migration": None, "podName": "redis"}, status={"uid": None})
+
+    def action(**what: Any) -> Action:
+        return next_checkpoint_action(CheckpointObservation(NOW, it, **what))
+
+    assert action(to_mount=(SOURCE,)) is Action.MOUNT
+    assert action() is Action.WAIT
+    assert action(refusal="a quota is used up", to_mount=(SOURCE,)) is Action.FAIL
+    assert action(objection="it does not run", to_mount=()) is Action.FAIL

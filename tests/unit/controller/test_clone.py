@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from migration_api.conditions import PreflightReason, Reason
+from migration_api.conditions import Reason
 from migration_api.migration import ContainerMigration, MigrationStatus
 from migration_api.names import ANNOTATION_OWNER, LABEL_CLONE, LABEL_MIGRATION
+from migration_api.preflight_reasons import PreflightReason
 from migration_api.wire import Connections, Failure, SourceReport, SourceState, TargetReport, TargetState
 from migration_operator.observation import AgentView, Observation
 from migration_operator.owners import awaits_owner

@@ -162,6 +162,7 @@ def test_over_the_whole_space_a_decision_rules_out_what_contradicts_it() -> None
             assert o.target is not None, where
         assert plan(o) == step, "the plan must not remember"
     elsewhere = {Action.REST, Action.LET_GO, Action.QUEUE, Action.ADOPT, Action.BEGIN}
+    elsewhere |= {Action.MOUNT, Action.CLEAR, Action.UNMOUNT}  # of a claim: test_claim.py
     assert seen == set(Action) - elsewhere, "the space must be wide enough to mean something"
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from migration_api.conditions import PreflightReason as R
 from migration_api.conditions import Reason
 from migration_api.migration import ContainerMigration
 from migration_api.names import ANNOTATION_MIGRATION, ANNOTATION_OWNER, LABEL_CLONE, LABEL_MIGRATION
+from migration_api.preflight_reasons import PreflightReason as R
 from migration_api.wire import TargetState
 from migration_operator.observation import Observation, PreflightFacts, origin_view, stored_pod
 from migration_operator.plan import plan

@@ -326,3 +326,11 @@ def test_events_are_few() -> None:
     assert events(done, done) == []
     refused = report(Observation(NOW, migration()), Step(Action.FINISH, Reason.PREFLIGHT_FAILED, "hostNetwork"))
     assert [(e.reason, e.warning) for e in events(migration().status, refused)] == [("PreflightFailed", True)]
+
+
+def test_what_is_not_known_any_more_is_removed_from_the_progress() -> None:
+    """A merge patch that does not name a field leaves it as it is."""
+    old = MigrationStatus.model_validate({"progress": {"bytesTotal": 100, "bytesDone": 50, "secondsLeft": 1}})
+    new = MigrationStatus.model_validate({"progress": {"bytesTotal": 100, "bytesDone": 100}})
+    changes = patch(old, new)
+    assert changes == {"progress": {"bytesTotal": 100, "bytesDone": 100, "secondsLeft": None}}

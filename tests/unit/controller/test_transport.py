@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from migration_api.conditions import PreflightReason as Why
 from migration_api.migration import MigrationSpec
 from migration_api.node import MigrationNode
+from migration_api.preflight_reasons import PreflightReason as Why
+from migration_api.shipping import ProbeProblem, ProbeReport, ProbeStep, StoreAccess, StoreProbe
 from migration_api.transport import (
     CREDENTIALS,
     SECRET_TYPE,
@@ -21,7 +22,6 @@ from migration_api.transport import (
     Transport,
     TransportType,
 )
-from migration_api.wire import ProbeProblem, ProbeReport, ProbeStep, StoreAccess, StoreProbe
 from migration_operator.agents import AgentUnreachable
 from migration_operator.preflight import problems
 from migration_operator.store_probe import try_store
@@ -54,6 +54,9 @@ def found(facts: TransportFacts) -> list[Why]:
         {"sharedVolume": {"path": "/mnt"}},
         {"type": "SharedVolume", "sharedVolume": {"path": "/mnt/../etc"}},
         {"type": "SharedVolume", "sharedVolume": {"path": "mnt"}},
+        {"type": "SharedVolume", "sharedVolume": {}},
+        {"type": "SharedVolume", "sharedVolume": {"path": "/mnt", "claim": "checkpoints"}},
+        {"type": "SharedVolume", "sharedVolume": {"claim": "../checkpoints"}},
         {"type": "SharedVolume", "sharedVolume": {"path": "/"}},
         {"type": "SharedVolume", "sharedVolume": {"path": "/mnt,/etc"}},
         {"type": "ObjectStore", "objectStore": {"url": "s3://checkpoints"}},
@@ -181,7 +184,7 @@ class Agents:
 async def tried(agents: Agents) -> tuple[StoreAnswer, tuple[StoreAnswer, ...]]:
     access = StoreAccess(shared_volume=VOLUME.shared_volume)
     nodes = [migration_node(name) for name in "bc"]
-    return await try_store(agents, access, migration_node("a"), nodes)  # pyright: ignore[reportArgumentType]
+    return await try_store(agents, lambda _: access, migration_node("a"), nodes)  # pyright: ignore[reportArgumentType]
 
 
 async def test_one_puts_the_others_fetch_and_what_was_put_is_removed() -> None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Protocol
 
-from migration_api.wire import Shipping
+from migration_api.shipping import Shipping
 
 HOME = "container-migration"
 """Below it everything of ours lies: HOME/MIGRATION-UID/BLOB. Nothing else in a store is ever listed or removed."""

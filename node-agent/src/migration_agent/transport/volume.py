@@ -1,4 +1,4 @@
-"""A directory that both nodes mount, as a store: a directory per migration, a file per blob.
+"""A directory or claim that both nodes mount, as a store: a directory per migration, a file per blob.
 
 Everything is reached by descriptors, one name at a time, without following symbolic links: whoever can write into the
 volume cannot make the agent read or write anywhere else.
@@ -11,9 +11,10 @@ import os
 import stat
 import time
 from collections.abc import Generator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from migration_agent.transport.store import (
     BLOB_BYTES,
@@ -37,9 +38,27 @@ _UNFINISHED = ".new-"
 """Before the name of a blob that is being written."""
 
 
+class Directory(Protocol):
+    """What a volume lies in; as text, what an admin calls it."""
+
+    @property
+    def remedy(self) -> str:
+        """What to do when it is not there."""
+        ...
+
+    def opened(self) -> AbstractContextManager[int]:
+        """Open it: a descriptor.
+
+        Raises:
+            StoreFailure: it may not be used, or is away.
+            OSError: it cannot be opened, or something on the way is a symbolic link.
+        """
+        ...
+
+
 @dataclass(frozen=True)
-class Volume:
-    """A directory for the checkpoints of all migrations. Implements `store.Place`.
+class Folder:
+    """A directory of the host. Implements `Directory`.
 
     Attributes:
         path: the directory, the same on the host and in the agent's container.
@@ -48,6 +67,32 @@ class Volume:
 
     path: Path
     allowed: tuple[Path, ...]
+
+    remedy = "mount it on this node"
+
+    @contextmanager
+    def opened(self) -> Generator[int, None, None]:
+        """Open it, one name after another. See `Directory`."""
+        root = next((root for root in self.allowed if self.path == root or root in self.path.parents), None)
+        if root is None or ".." in self.path.parts:
+            raise StoreFailure(
+                f"{self.path} is not below a directory that the chart's value transport.sharedVolume.allowedPaths names"
+            )
+        with ExitStack() as stack:
+            directory = _entered(stack, os.open(root, _DIRECTORY))
+            for name in self.path.relative_to(root).parts:
+                directory = _entered(stack, os.open(name, _DIRECTORY, dir_fd=directory))
+            yield directory
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A directory for the checkpoints of all migrations. Implements `store.Place`."""
+
+    directory: Directory
 
     def store(self, uid: str) -> VolumeStore:
         """Return the store of one migration. See `Place`."""
@@ -74,18 +119,11 @@ class Volume:
         """Open a directory of ours in the volume; `make`: and make it.
 
         Raises:
-            StoreFailure: the volume is not an allowed one.
+            StoreFailure: the volume may not be used, or is away.
             OSError: it cannot be opened, or something on the way is a symbolic link.
         """
-        root = next((root for root in self.allowed if self.path == root or root in self.path.parents), None)
-        if root is None or ".." in self.path.parts:
-            raise StoreFailure(
-                f"{self.path} is not below a directory that the chart's value transport.sharedVolume.allowedPaths names"
-            )
         with ExitStack() as stack:
-            directory = _entered(stack, os.open(root, _DIRECTORY))
-            for name in self.path.relative_to(root).parts:
-                directory = _entered(stack, os.open(name, _DIRECTORY, dir_fd=directory))
+            directory = stack.enter_context(self.directory.opened())
             for name in names:
                 if make:
                     with suppress(FileExistsError):
@@ -95,7 +133,7 @@ class Volume:
             yield directory
 
     def __str__(self) -> str:
-        return f"the shared volume {self.path}"
+        return f"the shared volume {self.directory}"
 
 
 @dataclass(frozen=True)
@@ -226,6 +264,6 @@ def _explained(volume: Volume) -> Generator[None, None, None]:
         if error.errno in {errno.ELOOP, errno.ENOTDIR}:
             raise StoreFailure(f"{volume}: a symbolic link or file stands where a directory is needed") from error
         if error.errno == errno.ENOENT:
-            raise StoreFailure(f"{volume} is not there: mount it on this node") from error
+            raise StoreFailure(f"{volume} is not there: {volume.directory.remedy}") from error
         passing = error.errno in _PASSING
         raise StoreFailure(f"{volume} cannot be used: {error.strerror}", passing=passing) from error

@@ -20,6 +20,18 @@ LABEL_MIGRATION = f"{GROUP}/migration-uid"
 LABEL_CLONE = f"{GROUP}/clone"
 """On a clone, which has no label of its source: what a NetworkPolicy can select. Value: "true"."""
 
+LABEL_MOUNT = f"{GROUP}/mount"
+"""On a pod that does nothing but mount a claim on a node, for the node's agent. Value: "true"."""
+
+ANNOTATION_MOUNT_NODE = f"{GROUP}/mount-node"
+"""On such a pod: the node that it is for, also before it is scheduled."""
+
+MOUNT_CONTAINER = "mount"
+"""The container of such a pod."""
+
+MOUNT_PATH = "/claim"
+"""Where the claim is mounted in it."""
+
 ANNOTATION_PLACEMENT = f"{GROUP}/original-placement"
 """On a target pod: where its first source pod was allowed to run, as JSON, so that no move narrows the next one."""
 

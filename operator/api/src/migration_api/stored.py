@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, SecretStr, field_validator
 
 from migration_api.base import Model, Secret
 from migration_api.migration import Bytes, ContainerName, Message, Uid
-from migration_api.wire import Shipping, StoreAccess
+from migration_api.shipping import Shipping, StoreAccess
 
 
 class KeepRequest(Model):

@@ -24,13 +24,16 @@ AUTHORITY = "ca.crt"
 """In a Secret with credentials, optional: the certificates to trust, in PEM."""
 
 
+_DNS_NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+
+
 class TransportType(StrEnum):
     """How the checkpoint travels."""
 
     DIRECT = "Direct"
     """From agent to agent over mutual TLS."""
     SHARED_VOLUME = "SharedVolume"
-    """Through a directory that both nodes mount."""
+    """Through a directory or a claim that both nodes mount."""
     OBJECT_STORE = "ObjectStore"
     """Through a bucket of S3, GCS or Azure."""
 
@@ -40,19 +43,42 @@ class SecretReference(Model):
 
     name: Annotated[
         str,
-        Field(
-            min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
-        ),
+        Field(min_length=1, max_length=253, pattern=_DNS_NAME),
     ]
     """The name of the Secret."""
 
 
 class SharedVolume(Model):
-    """A directory that both nodes mount at the same path."""
+    """What both nodes mount: a directory at the same path, or a claim."""
 
-    path: Annotated[str, Field(min_length=2, max_length=1024, pattern=r"^(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+$")]
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                {
+                    "rule": "has(self.path) != has(self.claim)",
+                    "message": "exactly one of path and claim must be given",
+                }
+            ]
+        }
+    )
+
+    path: Annotated[str, Field(min_length=2, max_length=1024, pattern=r"^(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+$")] | None = (
+        None
+    )
     """The directory on the nodes, the same on both; it must be one that the chart's value
     `transport.sharedVolume.allowedPaths` names, or be below one."""
+    claim: Annotated[str, Field(min_length=1, max_length=253, pattern=_DNS_NAME)] | None = None
+    """In place of a path: a PersistentVolumeClaim in this object's namespace that many nodes can mount
+    (ReadWriteMany). While it is needed the operator runs a small pod on each node that mounts it there."""
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        if (self.path is None) == (self.claim is None):
+            raise ValueError("exactly one of path and claim must be given")
+        return self
+
+    def __str__(self) -> str:
+        return self.path or f"the claim {self.claim}"
 
 
 class ObjectStore(Model):
@@ -104,15 +130,21 @@ class Transport(Model):
     )
 
     type: TransportType
-    """`Direct`: from agent to agent over mutual TLS. `SharedVolume`: through a directory that both nodes mount.
-    `ObjectStore`: through a bucket. In all of them every chunk is encrypted with the migration's own key."""
+    """`Direct`: from agent to agent over mutual TLS. `SharedVolume`: through a directory or a claim that both
+    nodes mount. `ObjectStore`: through a bucket. In all of them every chunk is encrypted with the migration's own
+    key."""
     shared_volume: SharedVolume | None = None
-    """With the type `SharedVolume`: the directory."""
+    """With the type `SharedVolume`: the directory or claim."""
     object_store: ObjectStore | None = None
     """With the type `ObjectStore`: the bucket."""
     bytes_per_second: Annotated[int, Field(ge=65536, json_schema_extra={"format": "int64"})] | None = None
     """The most that the source's node sends for this migration, in bytes per second, after compression. Absent: only
     the node's own limit counts (the chart's value `transport.bytesPerSecondPerNode`)."""
+
+    @property
+    def claim(self) -> str | None:
+        """The claim that must be mounted on the nodes; None when it needs none."""
+        return self.shared_volume.claim if self.shared_volume else None
 
     @model_validator(mode="after")
     def _has_its_own_member(self) -> Self:
