@@ -27,6 +27,7 @@ const (
 	atReleased    = "hook.released"           // the agent said resume; CRIU does not know it
 	atDeciding    = "hook.deciding"           // all lives, and the ticket is still pending
 	atResuming    = "hook.resuming"           // the ticket is resuming; the tree does not run yet
+	atFilling     = "pager.filling"           // all is restored; the pager begins to fill in what nobody waits for
 )
 
 const failpointPause = 20 * time.Millisecond

@@ -30,7 +30,7 @@ func run(cfg *Config, argv, env []string) int {
 		return runPager(cfg, argv)
 	}
 	if len(argv) > 1 && argv[1] == pagerServer {
-		return runPageServer(argv)
+		return runPageServer(cfg, argv)
 	}
 	began := boottime()
 	cmd, err := parseCommand(argv[1:])

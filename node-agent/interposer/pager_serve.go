@@ -25,6 +25,7 @@ const (
 // pageServer fills in the memory of a restored container. One thread: what the kernel reports is dealt with between two
 // copies, and nothing is copied while something is to be read.
 type pageServer struct {
+	cfg    *Config
 	images string
 	criu   int // -1 when it is gone
 	guard  int
@@ -35,12 +36,12 @@ type pageServer struct {
 
 // runPageServer is the server's main: image directory and the pid of the interposer. Why it failed stands where the
 // interposer looks for what the hook says.
-func runPageServer(argv []string) int {
+func runPageServer(cfg *Config, argv []string) int {
 	if len(argv) != 4 {
 		return 1
 	}
 	interposer, err := strconv.Atoi(argv[3])
-	s := &pageServer{images: filepath.Join(argv[2], "images"), criu: -1, guard: pagerGuard, files: map[string][]byte{}}
+	s := &pageServer{cfg: cfg, images: filepath.Join(argv[2], "images"), criu: -1, guard: pagerGuard, files: map[string][]byte{}}
 	if err == nil {
 		err = s.serve(pagerListener, interposer)
 	}
@@ -171,6 +172,7 @@ func (s *pageServer) hear() error {
 		return errors.New("CRIU broke off in the middle of a message")
 	case word == restoreFinished:
 		s.full = true
+		return reach(s.cfg, atFilling)
 	case pid > 0:
 		return s.take(pid)
 	}

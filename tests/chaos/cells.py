@@ -108,6 +108,7 @@ ELSEWHERE = {
     Failpoint.TARGET_RETURN_IF_INTACT: "no restore within the budget after Commit",
     "interposer.kept": "several containers: test_several.py",
     "interposer.early-return": "several containers: test_several.py",
+    "pager.filling": "much memory: test_filling.py",
     "interposer.start": "several containers: test_several.py",
 }
 """Those that the matrix does not pass, and what would: the tests named, those of the units, and the model."""
