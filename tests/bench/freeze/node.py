@@ -11,6 +11,7 @@ import codecs
 import ctypes
 import json
 import os
+import queue
 import signal
 import socket
 import subprocess
@@ -30,6 +31,7 @@ PATH = "/opt/container-migration/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/u
 ENVIRONMENT = {"PATH": PATH, "HOME": "/root", "LANG": "C.UTF-8"}
 MEBIBYTE = 1 << 20
 FILLED_SECONDS = 600
+RESTORE_SECONDS = 120
 STATUS = "{status}"
 """In a command: the number of the descriptor on which CRIU says that it is ready to serve pages."""
 
@@ -138,7 +140,7 @@ class Target:
         daemon = self.start_daemon(order) if order["daemon"] else None
         restore = Child(order["restore"], order["log"])
         self.children.append(restore)
-        restore.finish(FILLED_SECONDS)
+        restore.finish(RESTORE_SECONDS)
         marks["restored"] = time.time_ns()
         say(connection, marks=marks)
         if daemon:
@@ -329,17 +331,24 @@ def processes(container: str) -> list[Path]:
 def main() -> None:
     enter()
     end = End()
-    commands = end.commands()
+    orders: queue.SimpleQueue[Message] = queue.SimpleQueue()
+    threading.Thread(target=obey_all, args=(orders, end.commands()), daemon=True).start()
     try:
         for line in sys.stdin:
-            order = json.loads(line)
-            try:
-                answer = commands[order.pop("do")](**order)
-            except (OSError, EOFError, Failed) as error:
-                answer = {"error": f"{type(error).__name__}: {error}"}
-            print(json.dumps(answer), flush=True)
+            orders.put(json.loads(line))
     finally:
         end.end()
+
+
+def obey_all(orders: queue.SimpleQueue[Message], commands: dict[str, Callable[..., Message]]) -> None:
+    """Answer in a thread of its own: the end of the input must be seen while a command hangs."""
+    while True:
+        order = orders.get()
+        try:
+            answer = commands[order.pop("do")](**order)
+        except (OSError, EOFError, Failed) as error:
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

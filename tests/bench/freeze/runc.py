@@ -24,6 +24,7 @@ echo 'network-lock skip' > {CONFIGURATION}
 
 REMOVE = f"""
 set +e
+umount -l {ROOT}/{NAME}/criu-root 2>/dev/null
 runc --root {ROOT} delete --force {NAME}
 ctr -n k8s.io images unmount --rm {ROOTFS} || umount {ROOTFS}
 ip netns del {NAME}

@@ -4,9 +4,9 @@
 
 It starts redis on a Unix socket, so that nothing depends on TCP, fills it with values that do not compress, and writes
 `READY`. From then on a thread ticks every millisecond and another one increments a counter about 1000 times a second;
-both keep their longest gaps by the wall clock, which the nodes share: CRIU lets the monotonic one stand still. When the mount namespace is
-another one, it has been moved: it reads random keys as fast as it can in the first second and in the tenth, compares
-what was acknowledged with what redis has, writes `FINDINGS` and stays.
+both keep their longest gaps by the wall clock, which the nodes share: CRIU lets the monotonic one stand still. When the
+mount namespace is another one, it has been moved: it reads random keys as fast as it can in the first second and in the
+tenth, compares what was acknowledged with what redis has, writes `FINDINGS` and stays.
 """
 
 from __future__ import annotations
