@@ -129,6 +129,12 @@ def row(method: str, by_method: dict[str, list[Case]]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def reason(case: Case, why: str) -> str:
+    """Return why a case has no figures, in a line."""
+    what = "failed" if case.failed else "left out"
+    return f"- {case.method}, repetition {case.repetition}: {what}: {' '.join(why.split())}"
+
+
 def table(run: Run) -> str:
     """Return the whole report."""
     versions = ", ".join(f"{name} {version}" for name, version in run.versions.items())
@@ -143,10 +149,7 @@ def table(run: Run) -> str:
     for size, by_method in sizes(run.cases):
         lines += ["", f"## {size} MiB", "", f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|"]
         lines += [row(method, by_method) for method in by_method]
-        reasons = {
-            f"- {case.method}, repetition {case.repetition}: {'failed' if case.failed else 'left out'}: {why}"
-            for case in run.cases
-            if case.mebibytes == size and (why := case.failed or case.skipped)
-        }
+        whys = ((case, case.failed or case.skipped) for case in run.cases if case.mebibytes == size)
+        reasons = {reason(case, why) for case, why in whys if why}
         lines += ["", *sorted(reasons)] if reasons else []
     return "\n".join([*lines, ""])

@@ -14,8 +14,8 @@ LARGE_PIPES = f"""
 [ -e {PIPE_BEFORE} ] || cat {PIPE_SIZE} > {PIPE_BEFORE}
 echo {128 << 20} > {PIPE_SIZE}
 """
-"""CRIU serves pages from pipes that may be larger than 1 MiB only with CAP_SYS_RESOURCE, which not every machine gives to
-its containers. Without them: `page-pipe: tee: 65536: Operation not permitted`."""
+"""CRIU serves pages from pipes that may be larger than 1 MiB only with CAP_SYS_RESOURCE, which not every machine gives
+to its containers. Without them: `page-pipe: tee: 65536: Operation not permitted`."""
 
 USUAL_PIPES = f"""
 [ ! -e {PIPE_BEFORE} ] || {{ cat {PIPE_BEFORE} > {PIPE_SIZE}; rm {PIPE_BEFORE}; }}
