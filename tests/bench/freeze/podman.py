@@ -15,11 +15,12 @@ STORE = f"/var/lib/{NAME}"
 PODMAN = ["podman", "--root", STORE, "--runroot", f"/run/{NAME}-podman"]
 FILE = f"{IMAGES}/checkpoint.tar"
 SHELL = shlex.join(PODMAN)
+ARCHIVE = f"/run/{NAME}-image.tar"
 
 REMOVE_CONTAINER = f"set +e; {SHELL} rm --all --force --time 0; rm -rf {BASE}"
 REMOVE = f"""
 [ ! -e {STORE} ] || {{ {REMOVE_CONTAINER}; {SHELL} unshare true; }}
-rm -rf {STORE} /run/{NAME}-podman
+rm -rf {STORE} /run/{NAME}-podman {ARCHIVE}
 """
 
 
@@ -36,7 +37,7 @@ class Podman(InNodes):
         for end in (self.source, self.target):
             end("clean_with", script=REMOVE)
             end.run(REMOVE)
-            end.run(f"ctr -n k8s.io images export - {WORKLOAD} | {SHELL} load -q")
+            end.run(f"ctr -n k8s.io images export {ARCHIVE} {WORKLOAD} && {SHELL} load -q -i {ARCHIVE}; rm {ARCHIVE}")
 
     def versions(self) -> dict[str, str]:
         """Return podman's, and that of the runtime that it chose."""
