@@ -37,7 +37,7 @@ class Podman(InNodes):
         for end in (self.source, self.target):
             end("clean_with", script=REMOVE)
             end.run(REMOVE)
-            end.run(f"ctr -n k8s.io images export {ARCHIVE} {WORKLOAD} && {SHELL} load -q -i {ARCHIVE}; rm {ARCHIVE}")
+            end.run(f"ctr -n k8s.io images export {ARCHIVE} {WORKLOAD} && {SHELL} load -q -i {ARCHIVE} && rm {ARCHIVE}")
 
     def versions(self) -> dict[str, str]:
         """Return podman's, and that of the runtime that it chose."""
