@@ -128,6 +128,10 @@ demo: $(SYNCED) cluster-up deploy ## the main job, from nothing: a redis moves t
 
 RUNC ?= $(firstword $(shell command -v runc) $(wildcard $(HOME)/.cache/container-migration/debs/engine-*/usr/sbin/runc))
 
+.PHONY: bench
+bench: $(SYNCED) ## how long a container stands still: podman, runc, lazy runc and us, side by side; writes docs/benchmarks
+	PYTHONPATH=tests $(TESTBED) exec -- $(BIN)/python -m bench.freeze $(BENCH_ARGS)
+
 .PHONY: bench-interposer
 bench-interposer: $(SYNCED) ## what the interposer adds to a call of runc (RUNC=…: the real one; default: PATH, test bed)
 	PYTHONPATH=tests $(BIN)/python -m bench.interposer --runc "$(RUNC)"
