@@ -36,7 +36,7 @@ class Side(ABC):
         """Complete looks at the world; a settle request waits for the next one."""
         self._changed = changed
         self._wake = asyncio.Event()
-        self._verdict = Verdict.UNREACHABLE
+        self.last_verdict = Verdict.UNREACHABLE
         self._seen: Seen | None = None
         """The last reading of the object that succeeded."""
         self._task: asyncio.Task[None] | None = None
@@ -112,12 +112,12 @@ class Side(ABC):
         now = verdict(reading)
         if isinstance(reading, Seen):
             self._seen = reading
-        before = self._verdict
-        self._verdict = now if self.ended else remembered(before, now)
-        if self._verdict is not before:
-            log.info("migration %s: %s side reads: %s", self.ref.uid, self.name, self._verdict)
+        before = self.last_verdict
+        self.last_verdict = now if self.ended else remembered(before, now)
+        if self.last_verdict is not before:
+            log.info("migration %s: %s side reads: %s", self.ref.uid, self.name, self.last_verdict)
             self._changed()
-        return self._verdict
+        return self.last_verdict
 
     def say_trouble(self, error: Exception) -> None:
         """Log a failure when it is another than that of the round before: a loop must not fill the log."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +17,13 @@ from migration_agent.journal import Journal, TargetRecord
 from migration_agent.peer import Admission, Refused
 from migration_agent.ports import ApiUnreachable, Clock, Peers, PeerState, PodState, Registers
 from migration_agent.processes import Processes, ProcessRef
-from migration_agent.restores import LAZY_FROM_BYTES, Restores, memory_bytes, restore_options
+from migration_agent.restores import Restores
 from migration_agent.seen import Gone, Seen, Verdict
 from migration_agent.side import Side
+from migration_agent.target_acts import TargetActs
 from migration_agent.target_plan import TargetObservation, TargetStep, next_target_step
 from migration_agent.target_report import target_report
-from migration_agent.ticket import Tickets, TicketState, ticket_for
+from migration_agent.ticket import Tickets, TicketState
 from migration_agent.transport.chunks import Seal
 from migration_agent.transport.manifest import ManifestEntry, verify
 from migration_agent.transport.store import StoreOf, no_store
@@ -30,14 +31,12 @@ from migration_agent.vault import Vault
 from migration_api.base import now
 from migration_api.conditions import Reason
 from migration_api.failpoints import Failpoint, reach
-from migration_api.migration import Decision, Outcome
 from migration_api.wire import Failure, TargetReport, TargetState
 
 log = logging.getLogger(__name__)
 
 _PENDING_SECONDS = 1.0
 _ENDED_SECONDS = 30.0
-_KILL_AFTER_SECONDS = 5.0
 _SETTLE_EVERY_SECONDS = 0.2
 _FILLING_SECONDS = 0.1
 _MESSAGE = 30_000
@@ -75,19 +74,19 @@ class TargetSide(Side):
         self.record = record
         self.tools = tools
         self._restarted = restarted
-        self._restores = Restores(tools.gates, tools.journal.layout, record.request)
-        self._pod_uid = record.request.pod_uid
-        self._ticket_state = TicketState.NONE
+        self.restores = Restores(tools.gates, tools.journal.layout, record.request)
+        self.pod_uid = record.request.pod_uid
+        self.ticket_state = TicketState.NONE
         self._pod = PodState.UNKNOWN
         directory = tools.journal.layout.images(self.ref.uid)
         self.intake = Intake(self.ref.uid, directory, record.request.containers)
-        self._fetching = Fetching(self, tools.store_of)
+        self.fetching = Fetching(self, tools.store_of)
+        self._acts = TargetActs(self)
         self._pagers = Filling(tools.journal.layout, tools.processes, tools.clock.boot_id)
         self._filling = False
         self._promise_asked = False
-        self._progress_ns: int | None = None
+        self.progress_ns: int | None = None
         """When something was held last, or Commit was first known."""
-        self._clearing_since: float | None = None
         self._saving = asyncio.Lock()
 
     @property
@@ -124,12 +123,12 @@ class TargetSide(Side):
         step = next_target_step(observation)
         if step is not TargetStep.WAIT:
             log.info("migration %s: target %s: %s", self.ref.uid, self.record.state, step)
-        await self._act(step)
+        await self._acts.take(step)
         self._changed()
 
     async def observe(self) -> TargetObservation:
         """Look at register and pod first, at ticket and connections last: those must be the freshest."""
-        request, restores = self.record.request, self._restores
+        request, restores = self.record.request, self.restores
         reading = await self._read()
         verdict = self.take(reading)
         if not self.record.settled and (verdict is Verdict.COMMIT or restores.lineup().held):
@@ -138,26 +137,26 @@ class TargetSide(Side):
             await self.save(committed_at_ns=self.tools.clock.boottime_ns())
         losing = restores.losing()  # before the ticket: who went on after the rename is not lost
         await self._look_at_ticket()
-        if self._ticket_state is TicketState.PENDING:
+        if self.ticket_state is TicketState.PENDING:
             await restores.admit()
-        resuming = self._ticket_state is TicketState.RESUMING
-        self._filling = resuming and bool(await asyncio.to_thread(self._pagers.containers, self._pod_uid))
+        resuming = self.ticket_state is TicketState.RESUMING
+        self._filling = resuming and bool(await asyncio.to_thread(self._pagers.containers, self.pod_uid))
         lineup, waiting = restores.lineup(), restores.waiting()
         held = lineup.held and all(self.tools.processes.alive(hook.init) for hook in restores.hooks())
         now_ns = self.tools.clock.boottime_ns()
         if held:
-            self._progress_ns = now_ns
-        since = max(self._progress_ns or 0, self.record.committed_at_ns or 0)
-        connected = self.tools.gates.connected(self._pod_uid)
+            self.progress_ns = now_ns
+        since = max(self.progress_ns or 0, self.record.committed_at_ns or 0)
+        connected = self.tools.gates.connected(self.pod_uid)
         return TargetObservation(
             state=self.record.state,
             verdict=verdict,
-            ticket=self._ticket_state,
+            ticket=self.ticket_state,
             settled=self.record.settled,
             acknowledged=self.record.acknowledged,
             ours=self._ours(self._seen),
             received=self.record.entries is not None,
-            fetch=self._fetching.due(),
+            fetch=self.fetching.due(),
             gate=waiting is not None,
             late=restores.late_gate() is not None,
             restoring=lineup.restoring,
@@ -179,9 +178,9 @@ class TargetSide(Side):
         promised = self.record.state in {TargetState.DESTROYED, TargetState.RETURNED}
         if self.record.state is TargetState.RESUMED:
             return PeerState.RESUMED
-        if self._ticket_state is TicketState.RESUMING and not promised:
+        if self.ticket_state is TicketState.RESUMING and not promised:
             # In an earlier life the node may have been declared out of service: the register is read first.
-            known = self._verdict not in {Verdict.UNREACHABLE, Verdict.RETURNED}
+            known = self.last_verdict not in {Verdict.UNREACHABLE, Verdict.RETURNED}
             return PeerState.RESUMED if known else PeerState.UNDECIDED
         return PeerState.DESTROYED if promised else PeerState.UNDECIDED
 
@@ -204,8 +203,8 @@ class TargetSide(Side):
 
     async def arrived(self) -> None:
         """Look at once when somebody comes to the gate."""
-        if self._ticket_state is TicketState.PENDING and not self.record.settled:
-            await self._restores.admit()
+        if self.ticket_state is TicketState.PENDING and not self.record.settled:
+            await self.restores.admit()
         self._changed()
         self.poke()
 
@@ -214,18 +213,18 @@ class TargetSide(Side):
         await reach(Failpoint.TARGET_HELD)
         await self._remember((hook.gate.link.process, hook.link.process, hook.init))
         hook.journalled = True
-        if self.record.held_at is None and self._restores.lineup().held:
+        if self.record.held_at is None and self.restores.lineup().held:
             await self.save(held_at=now())
         await hook.counted()
         self.poke()
 
     async def reported(self, gate: Gate, event: GateEvent) -> None:
         """Note how a restore ended; a failure is the end only before the commit."""
-        if event.event == "failed" and self._ticket_state is TicketState.PENDING:
+        if event.event == "failed" and self.ticket_state is TicketState.PENDING:
             name = gate.hello.container
             text = f"Node {self.tools.node} could not restore container {name}: {event.message}"[:_MESSAGE]
             log.warning("migration %s: %s", self.ref.uid, text)
-            undecided = self._verdict in {Verdict.UNDECIDED, Verdict.UNREACHABLE}
+            undecided = self.last_verdict in {Verdict.UNDECIDED, Verdict.UNREACHABLE}
             if self.record.failure is not None:
                 pass  # a consequence of the first failure, which is what an admin must read
             elif undecided and self.record.committed_at_ns is None:
@@ -247,7 +246,7 @@ class TargetSide(Side):
         shipping = await asyncio.to_thread(self.tools.vault.shipping, self.ref.uid)
         if self.record.entries is not None and not self.record.settled and not self._promise_asked:
             return self.intake.complete(shipping)  # the source's agent was restarted before it wrote that down
-        expected = self._ticket_state is TicketState.PENDING and not self._promise_asked
+        expected = self.ticket_state is TicketState.PENDING and not self._promise_asked
         if not expected or self.record.settled:
             raise Refused(f"the migration is {self.record.state} here: no checkpoint is expected")
         return self.intake.admit(shipping)
@@ -269,13 +268,13 @@ class TargetSide(Side):
     def report(self) -> TargetReport:
         """Return the target side as it is now."""
         now_ns = self.tools.clock.boottime_ns()
-        ticket, filling = self._ticket_state, self._filling
-        return target_report(self.record, self.intake, self._restores, ticket, filling=filling, now_ns=now_ns)
+        ticket, filling = self.ticket_state, self._filling
+        return target_report(self.record, self.intake, self.restores, ticket, filling=filling, now_ns=now_ns)
 
     async def stop(self) -> None:
         """Stop looking and fetching; what is held stays held."""
         await super().stop()
-        await self._fetching.stop()
+        await self.fetching.stop()
 
     async def save(self, **changes: Any) -> None:
         """Journal changes; they are on disk, and only then known here, when this returns."""
@@ -298,26 +297,20 @@ class TargetSide(Side):
         seal = Seal(shipping.key_bytes, self.record.request.sealed_for)
         return verify(seal, self.tools.journal.layout.images(self.ref.uid), entries, self.record.chunk_bytes)
 
-    @property
-    def _lazily(self) -> bool:
-        """Whether memory was filled in after the restore of any container."""
-        big = (memory_bytes(self.record, name) >= LAZY_FROM_BYTES for name in self.record.request.containers)
-        return self.tools.lazily and any(big)
-
     def _any_alive(self) -> bool:
         return any(self.tools.processes.alive(process) for process in self.record.processes)
 
     def _stale(self, waiting: Gate | None) -> bool:
         """Say whether a process lives of a restore that neither is held nor waits to begin."""
-        known = (*self._restores.held_processes(), *([waiting.link.process] if waiting else []))
+        known = (*self.restores.held_processes(), *([waiting.link.process] if waiting else []))
         return any(self.tools.processes.alive(p) for p in self.record.processes if p not in known)
 
     async def _look_at_ticket(self) -> None:
         """Read the ticket; a hook's rename is brought to the disk before anything is built on it."""
-        before = self._ticket_state
-        self._ticket_state = await asyncio.to_thread(self.tools.tickets.state, self._pod_uid)
-        if self._ticket_state is TicketState.RESUMING and before is not TicketState.RESUMING:
-            await asyncio.to_thread(self.tools.tickets.sync, self._pod_uid)
+        before = self.ticket_state
+        self.ticket_state = await asyncio.to_thread(self.tools.tickets.state, self.pod_uid)
+        if self.ticket_state is TicketState.RESUMING and before is not TicketState.RESUMING:
+            await asyncio.to_thread(self.tools.tickets.sync, self.pod_uid)
 
     async def _remember(self, processes: tuple[ProcessRef, ...]) -> None:
         new = tuple(p for p in processes if p not in self.record.processes)
@@ -335,158 +328,7 @@ class TargetSide(Side):
         if self._pod is PodState.GONE:
             return PodState.GONE
         try:
-            return await self.tools.registers.pod(self.ref.namespace, self.record.request.pod_name, self._pod_uid)
+            return await self.tools.registers.pod(self.ref.namespace, self.record.request.pod_name, self.pod_uid)
         except ApiUnreachable as error:
             self.say_trouble(error)
             return PodState.UNKNOWN
-
-    async def _act(self, step: TargetStep) -> None:
-        acts: dict[TargetStep, Callable[[], Awaitable[None]]] = {
-            TargetStep.MAKE_TICKET: self._make_ticket,
-            TargetStep.FETCH: self._fetching.begin,
-            TargetStep.OPEN: self._open_late_gate,
-            TargetStep.RESTORE: self._restore,
-            TargetStep.REFUSE: self._refuse_gate,
-            TargetStep.LOSE: self._lose,
-            TargetStep.COMMIT: self._commit,
-            TargetStep.RESUME: self._resume,
-            TargetStep.DESTROY: self._destroy,
-            TargetStep.RETURN_IF_INTACT: lambda: self._return(anyway=False),
-            TargetStep.RETURN_ANYWAY: lambda: self._return(anyway=True),
-            TargetStep.CLEAR: self._clear,
-            TargetStep.PROMISE: self._promise,
-            TargetStep.WRITE_RESUMED: self._write_resumed,
-            TargetStep.WRITE_RETURNED: self._write_returned,
-            TargetStep.END_RESUMED: lambda: self._end(TargetState.RESUMED),
-            TargetStep.END_RETURNED: lambda: self._end(TargetState.RETURNED),
-            TargetStep.GIVE_UP: self._give_up,
-            TargetStep.END_DESTROYED: lambda: self._end(TargetState.DESTROYED),
-            TargetStep.FORGET: self._forget,
-        }
-        if step is not TargetStep.WAIT:
-            await reach(Failpoint(f"target.{step}"))
-            await acts[step]()
-
-    async def _make_ticket(self) -> None:
-        await asyncio.to_thread(self.tools.tickets.create, self._pod_uid, ticket_for(self.record.request))
-        self.poke()
-
-    async def _open_late_gate(self) -> None:
-        waiting = self._restores.late_gate()
-        if waiting is not None:
-            await waiting.go()
-
-    async def _restore(self) -> None:
-        """Let the next one restore; it is journalled first, and of the earlier ones only those that are held live."""
-        gate = self._restores.waiting()
-        if gate is None:
-            return
-        held = self._restores.held_processes()
-        await self.save(processes=(*(p for p in self.record.processes if p in held), gate.link.process))
-        await reach(Failpoint.TARGET_RESTORING)
-        options = restore_options(self.record, gate.hello.container, lazily=self.tools.lazily)
-        await self._restores.restore(gate, options)
-
-    async def _refuse_gate(self) -> None:
-        failure = self.record.failure
-        await self._restores.refuse(failure.message if failure else f"migration {self.ref.uid} was given up")
-
-    async def _lose(self) -> None:
-        await self._restores.lose("another container of the pod was lost; all are restored again")
-
-    async def _commit(self) -> None:
-        """Propose Commit over the open connection and, when it stands, let the hook go on at once."""
-        self.take(await self.tools.registers.propose(self.ref, Decision.COMMIT))
-        if self._verdict is Verdict.COMMIT:
-            await reach(Failpoint.TARGET_COMMITTED)
-            await self._resume()
-        self.poke()
-
-    async def _resume(self) -> None:
-        if await self._restores.resume():
-            self._progress_ns = self.tools.clock.boottime_ns()
-
-    async def _destroy(self) -> None:
-        ticket = ticket_for(self.record.request)
-        self._ticket_state = await asyncio.to_thread(self.tools.tickets.destroy, self._pod_uid, ticket)
-        log.info("migration %s: the ticket of pod %s is %s now", self.ref.uid, self._pod_uid, self._ticket_state)
-        self.poke()
-
-    async def _return(self, *, anyway: bool) -> None:
-        """Give the container back when the source could go on, or when it can never run here.
-
-        Raises:
-            PeerUnreachable: the source's agent does not answer: nothing is destroyed.
-        """
-        source = self.record.request.source_node
-        if source is None:  # what lies in the store is as it was, and nobody is frozen
-            await self._destroy()
-            return
-        intact = await asyncio.to_thread(self.tools.peers.intact, source, self.ref.uid)
-        if not intact and not anyway:
-            log.warning("migration %s: the source is not intact: the restore is tried again", self.ref.uid)
-            self._progress_ns = self.tools.clock.boottime_ns()  # for another budget; then the source is asked again
-            return
-        if not intact:
-            text = f"Node {self.tools.node} cannot go on and the source on node {source} is dead. {self._last_error()}"
-            await self.save(last_error=text[:_MESSAGE])
-        await self._destroy()
-
-    def _last_error(self) -> str:
-        return self.record.last_error or "The target pod is gone, or the node was rebooted."
-
-    async def _clear(self) -> None:
-        """Kill what is held, refuse who waits; who does not die by itself is killed."""
-        self.intake.closed = True
-        await self._restores.lose("the migration was given up")
-        await self._restores.refuse(f"migration {self.ref.uid} was given up; this pod will not start")
-        moment = asyncio.get_running_loop().time()
-        self._clearing_since = self._clearing_since or moment
-        if moment - self._clearing_since > _KILL_AFTER_SECONDS:
-            for process in reversed(self.record.processes):  # the tree first
-                self.tools.processes.kill(process)
-
-    async def _write_resumed(self) -> None:
-        if self.record.resumed_at is None:
-            await self.save(state=TargetState.RESUMING, resumed_at=now())
-        outcome = await self.tools.registers.write_outcome(self.ref, Outcome.RESUMED)
-        await reach(Failpoint.TARGET_RESUMED)
-        self.take(outcome)
-        self.poke()
-
-    async def _promise(self) -> None:
-        """Journal that it will never resume: from now on the source may rely on it."""
-        await asyncio.to_thread(self.tools.journal.wipe_images, self.ref.uid)
-        await asyncio.to_thread(self.tools.vault.wipe, self.ref.uid)
-        await self.save(state=TargetState.DESTROYED, entries=None)
-        self.poke()
-
-    async def _write_returned(self) -> None:
-        whole = "the source goes on" if self.record.request.source_node else "the stored checkpoint is as it was"
-        text = self.record.last_error or f"Node {self.tools.node} could not go on; {whole}."
-        self.take(await self.tools.registers.write_outcome(self.ref, Outcome.RETURNED, text))
-        self.poke()
-
-    async def _give_up(self) -> None:
-        """End what went on here: the source goes on, because an admin declared this node out of service."""
-        request = self.record.request
-        await self.tools.registers.delete_pod(self.ref.namespace, request.pod_name, request.pod_uid)
-        for process in reversed(self.record.processes):
-            self.tools.processes.kill(process)
-
-    async def _end(self, state: TargetState) -> None:
-        if state is TargetState.RESUMED and self._lazily and self.record.filled_at is None:
-            await self.save(filled_at=now())
-        await asyncio.to_thread(self.tools.journal.wipe_images, self.ref.uid)
-        await asyncio.to_thread(self.tools.vault.wipe, self.ref.uid, well=state is TargetState.RESUMED)
-        await reach(Failpoint.TARGET_WIPED)
-        resumed_at = self.record.resumed_at or (now() if state is TargetState.RESUMED else None)
-        await self.save(state=state, settled=True, resumed_at=resumed_at)
-
-    async def _forget(self) -> None:
-        """Forget; a pod that never starts goes first, for with the object gone nobody else knows of it."""
-        if self.record.state is not TargetState.RESUMED:
-            request = self.record.request
-            await self.tools.registers.delete_pod(self.ref.namespace, request.pod_name, request.pod_uid)
-        self.forgotten = True
-        self._changed()
