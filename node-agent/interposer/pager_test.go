@@ -161,7 +161,7 @@ func startPaging(t *testing.T) *paging {
 	writeImages(t, l.images+"/images", [][2]uint64{{first, first + uint64(len(p.memory))}},
 		[][]byte{pagemapEntry(first, pagedPages, entryPresent|entryLazy)}, p.pages)
 	p.register()
-	path := l.images + "/work/lazy-pages.socket"
+	path := filepath.Join(l.images, "work", "lazy-pages.socket")
 	listener, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	must(t, err)
 	must(t, syscall.Bind(listener, &syscall.SockaddrUnix{Name: path}))

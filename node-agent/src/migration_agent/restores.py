@@ -28,14 +28,14 @@ def restore_options(record: TargetRecord, container: str, *, lazily: bool) -> tu
     """
     kept = any(entry.path == f"{SHARED_DIRECTORY}/{ONLY_LOOPBACK}" for entry in record.entries or ())
     connections = ("tcp-established",) if kept else ("tcp-close",) if record.request.tcp_close else ()
-    lazy = ("lazy-pages",) if lazily and memory_bytes(record, container) >= LAZY_FROM_BYTES else ()
+    lazy = ("lazy-pages",) if lazily and is_large(record, container) else ()
     return (*connections, "file-locks", *lazy)
 
 
-def memory_bytes(record: TargetRecord, container: str) -> int:
-    """Return how much memory a container's checkpoint holds."""
+def is_large(record: TargetRecord, container: str) -> bool:
+    """Say whether a container's checkpoint holds so much memory that it is better filled in later."""
     pages = f"{container}/images/pages-"
-    return sum(entry.size for entry in record.entries or () if entry.path.startswith(pages))
+    return sum(it.size for it in record.entries or () if it.path.startswith(pages)) >= LAZY_FROM_BYTES
 
 
 @dataclass

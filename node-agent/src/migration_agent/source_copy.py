@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,16 @@ class CopyFailed(Exception):
         self.reason = reason
 
 
+@dataclass(frozen=True)
+class _Prepared:
+    """What was found and made while the pod still ran."""
+
+    containers: tuple[Container, ...]
+    """All of the pod stand still, also those that do not move: they share volumes, and end with the pod."""
+    shared: Shared
+    dumps: tuple[Dump, ...]
+
+
 class SourceCopy:
     """One attempt; there is only one per migration."""
 
@@ -52,8 +63,6 @@ class SourceCopy:
         self.progress = Progress()
         self.paused = False
         self._side = side
-        self._containers: tuple[Container, ...] = ()
-        self._shared: Shared | None = None
         self._connections: Connections | None = None
         self._stop = threading.Event()
         self._end_of_sending = Stop()
@@ -75,11 +84,11 @@ class SourceCopy:
             ApiUnreachable: the object could not be read; nothing was touched.
         """
         try:
-            dumps = await self._prepare()
+            prepared = await self._prepare()
             await self._begin_to_send()
             await self._connect()
-            await self._freeze()
-            await self._dump(dumps)
+            await self._freeze(prepared)
+            await self._dump(prepared)
         except (RuntimeFailure, FreezeFailure, FormatError, OSError) as error:
             await self._end_sending()
             self._go_on()
@@ -96,20 +105,19 @@ class SourceCopy:
         await self._begin_to_send()
         await self._sent()
 
-    async def _prepare(self) -> tuple[Dump, ...]:
-        """Do all that needs no standstill, and return the dumps to make."""
+    async def _prepare(self) -> _Prepared:
+        """Do all that needs no standstill."""
         side = self._side
         request = side.record.request
-        # All of the pod stand still, also those that do not move: they share volumes, and end with the pod.
-        self._containers = await asyncio.to_thread(side.tools.freezer.find, request.all_containers)
-        self._shared = await asyncio.to_thread(side.tools.freezer.shared)
+        containers = await asyncio.to_thread(side.tools.freezer.find, request.all_containers)
+        shared = await asyncio.to_thread(side.tools.freezer.shared)
         await self._demand_all_memory()
         layout, uid = side.tools.journal.layout, side.ref.uid
-        moving = (container for container in self._containers if container.name in request.containers)
+        moving = (container for container in containers if container.name in request.containers)
         dumps = tuple(Dump(container, layout.image(uid, container.name), uid) for container in moving)
         for dump in dumps:
             await asyncio.to_thread(side.tools.freezer.prepare, dump)
-        return dumps
+        return _Prepared(containers, shared, dumps)
 
     async def _demand_all_memory(self) -> None:
         """After an earlier migration: what is not filled in yet would be dumped as zeroes."""
@@ -123,41 +131,38 @@ class SourceCopy:
                 raise CopyFailed(Reason.CHECKPOINT_FAILED, f"{text}; nothing was frozen. Try again later")
             await asyncio.sleep(_FILLING_LOOK_SECONDS)
 
-    async def _freeze(self) -> None:
+    async def _freeze(self, prepared: _Prepared) -> None:
         """Fence, drop, pause; right after a live look at the object."""
-        side, containers, shared = self._side, self._containers, self._shared
-        if shared is None:
-            raise AssertionError("nothing was prepared")
+        side = self._side
         boot_id = await asyncio.to_thread(side.tools.clock.boot_id)
         seen = await side.tools.registers.read(side.ref)
         if not isinstance(seen, Seen) or verdict(seen) is not Verdict.UNDECIDED or not side.wanted(seen):
             raise GivenUp
         self._go_on()
-        await side.save(state=SourceState.FENCED, containers=containers, boot_id=boot_id)
+        await side.save(state=SourceState.FENCED, containers=prepared.containers, boot_id=boot_id)
         await reach(Failpoint.SOURCE_FENCING)
         await asyncio.to_thread(side.tools.freezer.fence)
         await reach(Failpoint.SOURCE_FENCED)
         self._go_on()
         await side.save(state=SourceState.FROZEN, frozen_at_ns=side.tools.clock.boottime_ns(), frozen_at=now())
         await reach(Failpoint.SOURCE_FREEZING)
-        await asyncio.to_thread(side.tools.freezer.drop, shared)
+        await asyncio.to_thread(side.tools.freezer.drop, prepared.shared)
         await reach(Failpoint.SOURCE_DROPPED)
-        await asyncio.to_thread(side.tools.freezer.pause, containers)
+        await asyncio.to_thread(side.tools.freezer.pause, prepared.containers)
         self.paused = True
         await reach(Failpoint.SOURCE_PAUSED)
 
-    async def _dump(self, dumps: tuple[Dump, ...]) -> None:
-        side = self._side
+    async def _dump(self, prepared: _Prepared) -> None:
+        side, dumps = self._side, prepared.dumps
         layout = side.tools.journal.layout
         directory = layout.shared_image(side.ref.uid)
 
         def copy_shared() -> None:
             reach_in_thread(Failpoint.SOURCE_DUMPING)
             self._go_on()
-            if self._shared is not None:
-                self._connections = side.tools.freezer.copy_shared(self._shared, directory)
+            self._connections = side.tools.freezer.copy_shared(prepared.shared, directory)
 
-        await self._demand_no_connections()
+        await self._demand_no_connections(prepared.shared)
         owner = await asyncio.to_thread(side.tools.freezer.memory_owner, [dump.container for dump in dumps])
         for dump in dumps:
             self._go_on()
@@ -177,12 +182,12 @@ class SourceCopy:
             await side.let_go()  # before the rest is sent: so the copy never runs while the source stands still
         self._complete.set()
 
-    async def _demand_no_connections(self) -> None:
+    async def _demand_no_connections(self, shared: Shared) -> None:
         """New ones may have come after the preflight; from now on the packets are held back."""
         side = self._side
-        if self._shared is None or not side.record.request.refuse_connections:
+        if not side.record.request.refuse_connections:
             return
-        found = await asyncio.to_thread(side.tools.freezer.connections, self._shared)
+        found = await asyncio.to_thread(side.tools.freezer.connections, shared)
         if found.outside:
             text = f"the pod has {found.outside} TCP connections with others, and spec.tcpConnections is Refuse"
             raise CopyFailed(Reason.CHECKPOINT_FAILED, text)

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from migration_agent.restores import LAZY_FROM_BYTES, memory_bytes, restore_options
+from migration_agent.restores import is_large, restore_options
 from migration_agent.seen import Verdict
 from migration_agent.target_plan import TargetStep
 from migration_agent.ticket import ticket_for
@@ -210,5 +210,4 @@ class TargetActs:
     def _lazily(self) -> bool:
         """Whether memory was filled in after the restore of any container."""
         side = self._side
-        big = (memory_bytes(side.record, name) >= LAZY_FROM_BYTES for name in side.record.request.containers)
-        return side.tools.lazily and any(big)
+        return side.tools.lazily and any(is_large(side.record, name) for name in side.record.request.containers)
