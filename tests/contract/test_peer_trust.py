@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from migration_agent import trust
 from migration_agent.certificate import ensure_certificate
 from migration_agent.paths import Layout
 from migration_agent.peer_client import PeerClient
@@ -58,6 +59,22 @@ def test_trust_outlives_the_api_server_and_the_agent(nodes: Nodes) -> None:
     layout = Layout(nodes.root / "node-a")
     again = Trust(Identity(layout.certificate, layout.key), layout.peers, away)
     assert again.peer("node-b") == nodes.known["node-b"]
+
+
+def test_a_list_that_cannot_be_written_counts_and_is_written_later(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(trust, "write_durably", full)
+        nodes.client.refresh()
+    assert nodes.client.peer("node-b") == nodes.known["node-b"]
+    kept = Layout(nodes.root / "node-a").peers
+    assert not kept.exists()
+    nodes.client.refresh()
+    assert "node-b" in kept.read_text()
 
 
 def test_old_tls_is_not_spoken(nodes: Nodes) -> None:

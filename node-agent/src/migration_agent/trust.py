@@ -86,6 +86,7 @@ class Trust:
         self._refresh_seconds = refresh_seconds
         self._refreshed = float("-inf")
         self._peers = _load(kept)
+        self._is_kept = True
 
     def peer(self, node: str) -> Peer | None:
         """Return the agent of a node; the API server is asked only when it is not known."""
@@ -104,9 +105,18 @@ class Trust:
             except Exception as error:  # noqa: BLE001  # whatever it is, the last list stands
                 log.warning("the list of agents could not be renewed, the last one stands: %s", error)
                 return
-            if peers != self._peers:
+            if peers != self._peers or not self._is_kept:
                 self._peers = peers
-                write_durably(self._kept, _PEERS.dump_json(tuple(peers.values()), by_alias=True))
+                self._is_kept = self._keep()
+
+    def _keep(self) -> bool:
+        """Write the list down for the next life; this one needs no disk to know whom to believe."""
+        try:
+            write_durably(self._kept, _PEERS.dump_json(tuple(self._peers.values()), by_alias=True))
+        except OSError as error:
+            log.warning("the list of agents could not be written to %s, it is tried again: %s", self._kept, error)
+            return False
+        return True
 
     def context(self, *, server: bool) -> ssl.SSLContext:
         """Return a TLS context that shows our certificate and accepts only the known ones."""
