@@ -120,7 +120,7 @@ chaos: $(SYNCED) ## N migrations (200), JOBS at a time (4), to each of which som
 
 .PHONY: chaos-matrix
 chaos-matrix: $(SYNCED) ## every failpoint and accident, one after another; goes on where it was stopped; writes docs/chaos.md
-	$(CHAOS) matrix --write $(CHAOS_ARGS)
+	$(CHAOS) matrix $(CHAOS_ARGS)
 
 .PHONY: demo
 demo: $(SYNCED) cluster-up deploy ## the main job, from nothing: a redis moves to another node while a client writes to it

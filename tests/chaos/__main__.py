@@ -18,8 +18,8 @@ from support.cluster import Kubectl
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "chaos.md"
-RESULTS = ROOT / "build" / "chaos" / "matrix.jsonl"
-"""Remove it, or say `--again`, to begin anew."""
+STORIES = ROOT / "build" / "chaos"
+"""What the cluster had to say about each cell with faults."""
 
 
 def storm(number: int, seed: str, jobs: int) -> int:
@@ -50,21 +50,20 @@ def show(tally: Tally) -> None:
         print(f"seconds to the end: median {statistics.median(ordered):.1f}, longest {ordered[-1]:.1f}")
 
 
-def cells(chosen: list[Cell], results: Results, page: Path | None) -> int:
-    """Take those of these cells that were not taken yet, and return the exit code; a page gets the table."""
+def cells(chosen: list[Cell], results: Results) -> int:
+    """Take those of these cells that the page has not, and return the exit code."""
     left = results.missing(chosen)
-    print(f"{len(chosen)} cells, {len(chosen) - len(left)} of them taken before ({results.file})", flush=True)
+    print(f"{len(chosen)} cells, {len(chosen) - len(left)} of them taken before ({results.page})", flush=True)
     bad = 0
     with laboratory(Kubectl()) as lab:
         trial = Trial(lab, Workload(lab, "counter"))
         for cell in left:
             outcome = trial.run(cell)
             print(results.add(outcome), end="", flush=True)
-            if page:
-                results.write(page, every())
             if outcome.faults:
                 bad += 1
-                file = results.file.with_name(f"{cell.point}-{cell.accident.name}.log".lower())
+                STORIES.mkdir(parents=True, exist_ok=True)
+                file = STORIES / f"{cell.point}-{cell.accident.name}.log".lower()
                 file.write_text("\n".join(outcome.faults) + "\n" + outcome.story, encoding="utf-8")
                 print(f"what was seen then: {file}", flush=True)
     print(f"{len(left)} cells, {bad} with faults")
@@ -85,7 +84,6 @@ def main() -> int:
     parser.add_argument("--pairwise", action="store_true", help="of the matrix only what CI takes")
     parser.add_argument("--points", default="", help="of the matrix only failpoints that begin so, by commas")
     parser.add_argument("--accidents", default="", help="of the matrix only accidents with names that begin so")
-    parser.add_argument("--write", action="store_true", help="write the matrix into docs/chaos.md")
     parser.add_argument("--again", action="store_true", help="take cells of the matrix again that were taken before")
     it = parser.parse_args()
     if it.what == "storm":
@@ -93,9 +91,7 @@ def main() -> int:
     points, accidents = (tuple(text.split(",")) for text in (it.points, it.accidents.upper()))
     among = PAIRWISE if it.pairwise else every()
     chosen = [cell for cell in among if cell.point.startswith(points) and cell.accident.name.startswith(accidents)]
-    if it.again:
-        RESULTS.unlink(missing_ok=True)
-    return cells(chosen, Results.load(RESULTS), PAGE if it.write else None)
+    return cells(chosen, Results.load(PAGE, every(), again=it.again))
 
 
 if __name__ == "__main__":

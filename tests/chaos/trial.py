@@ -154,12 +154,14 @@ HEADER = """| failpoint | accident | reason that the admin sees | runs on at | s
 |---|---|---|---|---|---|---|
 """
 """Seconds: from the accident until the end was written and one copy counted."""
+NO_FAULT = "none"
+"""How the last column begins when all is as it must be."""
 
 
 def row(outcome: Outcome) -> str:
     """Return a cell as a line of the table."""
     where = outcome.ended or "-"
-    known = f"none but what is known: {outcome.known[0][:60]}" if outcome.known else "none"
+    known = f"{NO_FAULT} but what is known: {outcome.known[0][:60]}" if outcome.known else NO_FAULT
     faults = "; ".join(outcome.faults).replace("|", "/").replace("\n", " ")[:300] or known
     cell = outcome.cell
     return (

@@ -1,44 +1,58 @@
-"""A matrix that was stopped goes on where it was, and its page says how much was run."""
+"""The matrix's table: what was taken counts, what had a fault is taken again, and the page is what it was else."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from chaos.cells import Accident, Cell
 from chaos.results import BEGIN, END, Results
 from chaos.trial import Outcome
 
-GOOD, BAD, LATER = Cell("a.b", Accident.DIES), Cell("a.b", Accident.FAILS), Cell("c.d", Accident.CANCEL)
+GOOD, BAD, LATER = (Cell(point, Accident.DIES) for point in ("source.dump", "source.fenced", "target.hold"))
 ALL = [GOOD, BAD, LATER]
 
 
-def test_what_was_taken_is_not_taken_again_but_a_fault_is(tmp_path: Path) -> None:
-    file = tmp_path / "deep" / "results.jsonl"
-    results = Results.load(file)
+@pytest.fixture
+def page(tmp_path: Path) -> Path:
+    it = tmp_path / "page.md"
+    it.write_text(f"# Head\n{BEGIN}old\n{END}tail\n", encoding="utf-8")
+    return it
+
+
+def bad() -> Outcome:
+    return Outcome(BAD, faults=["doubled 7 | 8\nthere"])
+
+
+def test_what_was_taken_is_not_taken_again_unless_it_had_a_fault(page: Path) -> None:
+    results = Results.load(page, ALL)
     assert results.missing(ALL) == ALL
-    results.add(Outcome(GOOD, ended="target"))
-    results.add(Outcome(BAD, faults=["lost 7"]))
-    assert Results.load(file).missing(ALL) == [BAD, LATER]
-    results.add(Outcome(BAD, ended="source"))
-    assert Results.load(file).missing(ALL) == [LATER]
+    results.add(Outcome(GOOD))
+    results.add(bad())
+    assert Results.load(page, ALL).missing(ALL) == [BAD, LATER]
+    results.add(Outcome(BAD, known=["doubled 9"]))
+    assert Results.load(page, ALL).missing(ALL) == [LATER]
 
 
-def test_a_line_that_was_cut_off_counts_for_nothing(tmp_path: Path) -> None:
-    file = tmp_path / "results.jsonl"
-    Results.load(file).add(Outcome(GOOD))
-    with file.open("a", encoding="utf-8") as out:
-        out.write('{"cell": "a.b')
-    assert Results.load(file).missing(ALL) == [BAD, LATER]
+def test_all_is_taken_again_when_that_is_said(page: Path) -> None:
+    Results.load(page, ALL).add(Outcome(GOOD))
+    assert Results.load(page, ALL, again=True).missing(ALL) == ALL
 
 
-def test_the_page_says_how_much_was_run_and_keeps_the_rest(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
-    page.write_text(f"before\n{BEGIN}old\n{END}after\n", encoding="utf-8")
-    results = Results.load(tmp_path / "results.jsonl")
-    results.add(Outcome(BAD, faults=["lost 7"]))
-    results.write(page, ALL)
+def test_what_is_no_cell_any_more_goes(page: Path) -> None:
+    Results.load(page, ALL).add(Outcome(GOOD))
+    Results.load(page, [BAD, LATER]).add(bad())
+    assert "source.dump" not in page.read_text(encoding="utf-8")
+
+
+def test_the_page_gets_the_table_and_keeps_the_rest(page: Path) -> None:
+    results = Results.load(page, ALL)
+    results.add(bad())
+    results.add(Outcome(GOOD))
     text = page.read_text(encoding="utf-8")
-    assert text.startswith(f"before\n{BEGIN}1 of 3 cells were run, 1 of them with faults.\n")
-    assert "| `a.b` | it fails |" in text
+    assert text.startswith("# Head\n")
+    assert text.endswith(f"{END}tail\n")
+    assert "2 of 3 cells were run, 1 of them with faults." in text
     assert "old" not in text
-    assert text.endswith(f"{END}after\n")
+    assert text.index("source.dump") < text.index("doubled 7 / 8 there")
