@@ -6,8 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from chaos.cells import Accident
-from chaos.lab import Lab
+from chaos.lab import RUNC, Lab, OnNodeError
+from chaos.laboratory import OPERATOR
 from chaos.workload import Workload
+from support.cluster import SYSTEM, wait_for
+from support.testbed import start_node
 
 _KILL_CRIU = """
 for p in /proc/[0-9]*; do case "$(readlink $p/exe)" in */criu) kill -9 ${p#/proc/};; esac; done; true
@@ -19,6 +22,15 @@ for p in /proc/[0-9]*; do
   esac
 done; true
 """
+
+
+_NO_MEMORY = """
+for pod in $(find /sys/fs/cgroup -type d -path '*kubepods*' -name '*pod{uid}*'); do
+  for limit in memory.max memory.limit_in_bytes; do [ ! -e $pod/$limit ] || echo 6M > $pod/$limit; done
+done
+"""
+_BOOTED = "cut -d ' ' -f 22 /proc/1/stat"
+_BOOT_SECONDS = 180
 
 
 @dataclass(frozen=True)
@@ -61,6 +73,40 @@ def _forced(scene: Scene) -> None:
     scene.patch('{"metadata":{"finalizers":null}}')
 
 
+def _source_exits(scene: Scene) -> None:
+    it = scene.lab.kubectl.get("pod", scene.workload.pod, scene.lab.namespace)
+    assert it, "the source pod is there"
+    container = it["status"]["containerStatuses"][0]["containerID"].removeprefix("containerd://")
+    scene.lab.sh(scene.source, f"{RUNC} kill {container} KILL")
+
+
+def _no_memory(scene: Scene) -> None:
+    name = scene.workload.target_pod()
+    assert name, "there is a target pod"
+    uid = (scene.lab.kubectl.get("pod", name, scene.lab.namespace) or {})["metadata"]["uid"]
+    scene.lab.sh(scene.target, _NO_MEMORY.format(uid=uid.replace("-", "?")))
+
+
+def _reboots(scene: Scene, node: str) -> None:
+    """Let a node go down as without current: nothing is stopped, nothing is written, and what lay in memory is gone."""
+    before = scene.lab.sh(node, _BOOTED)
+    scene.lab.detached(node, "systemctl reboot --force --force")
+
+    def back() -> bool:
+        start_node(node)
+        try:
+            return scene.lab.sh(node, _BOOTED, seconds=3) != before
+        except OnNodeError:
+            return False
+
+    wait_for(f"node {node} to be back", back, seconds=_BOOT_SECONDS)
+
+
+def _operators(scene: Scene, number: int) -> None:
+    scene.lab.kubectl("scale", "deployment", OPERATOR, "-n", SYSTEM, f"--replicas={number}")
+    wait_for(f"{number} operators", lambda: scene.lab.ready("operator") == number, seconds=90)
+
+
 _DEEDS: dict[Accident, Callable[[Scene], None]] = {
     Accident.OPERATOR: lambda s: s.lab.crash("operator"),
     Accident.SOURCE_AGENT: lambda s: s.lab.crash("agent", s.source),
@@ -75,9 +121,20 @@ _DEEDS: dict[Accident, Callable[[Scene], None]] = {
     Accident.SOURCE_POD: lambda s: s.delete("pod", s.workload.pod),
     Accident.CANCEL: lambda s: s.patch('{"spec":{"cancel":true}}'),
     Accident.FORCED: _forced,
+    Accident.SOURCE_EXITS: _source_exits,
+    Accident.NO_MEMORY: _no_memory,
+    Accident.SECOND_OPERATOR: lambda s: _operators(s, 2),
+    Accident.SOURCE_REBOOTS: lambda s: _reboots(s, s.source),
+    Accident.TARGET_REBOOTS: lambda s: _reboots(s, s.target),
 }
 
 
 def befall(accident: Accident, scene: Scene) -> None:
     """Let it happen; the failpoint's own deeds, dying and failing, are armed instead."""
     _DEEDS[accident](scene)
+
+
+def repair(accident: Accident, scene: Scene) -> None:
+    """Make good, after the migration has ended, what would stay as it is."""
+    if accident is Accident.SECOND_OPERATOR:
+        _operators(scene, 1)

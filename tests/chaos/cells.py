@@ -32,11 +32,39 @@ class Accident(StrEnum):
     SOURCE_POD = "source pod deleted"
     CANCEL = "cancelled"
     FORCED = "object removed by force"
+    SOURCE_EXITS = "source container exits"
+    NO_MEMORY = "no memory for the restore"
+    SECOND_OPERATOR = "a second operator"
+    API_AWAY = "API server away for 20 s"
+    API_AWAY_LONG = "API server away for 120 s"
+    API_AWAY_VERY_LONG = "API server away for 300 s"
+    AGENTS_APART = "network between the agents cut for 20 s"
+    SOURCE_CUT_OFF = "source cut off from the API server for 20 s"
+    TARGET_CUT_OFF = "target cut off from the API server for 20 s"
+    SOURCE_FULL = "source's /run full for 20 s"
+    TARGET_FULL = "target's /run full for 20 s"
+    TARGET_NOT_READY = "target's kubelet away for 90 s"
+    SOURCE_REBOOTS = "source node reboots"
+    TARGET_REBOOTS = "target node reboots"
 
 
 AT_THE_POINT = frozenset({Accident.DIES, Accident.FAILS})
-VICTIMS = tuple(accident for accident in Accident if accident not in AT_THE_POINT)
-"""What happens while somebody hangs at the failpoint."""
+VICTIMS = (
+    Accident.OPERATOR,
+    Accident.SOURCE_AGENT,
+    Accident.TARGET_AGENT,
+    Accident.SOURCE_KUBELET,
+    Accident.TARGET_KUBELET,
+    Accident.SOURCE_CONTAINERD,
+    Accident.TARGET_CONTAINERD,
+    Accident.CRIU,
+    Accident.INTERPOSER,
+    Accident.TARGET_POD,
+    Accident.SOURCE_POD,
+    Accident.CANCEL,
+    Accident.FORCED,
+)
+"""What happens in a moment, while somebody hangs at the failpoint."""
 
 
 class Way(StrEnum):
@@ -148,6 +176,11 @@ _RUNS_ON = (
     "after Commit, with the source frozen: CRIU does not look at how this hook ended and lets the tree run, until the "
     "interposer sees that the ticket is pending, kills it and restores again"
 )
+_ITS_OWN = "its own process was killed, and not by a migration: the kubelet starts it afresh, as after any crash"
+_NO_ROOM = (
+    "runc has restored the container and let it run, and then finds no room in /run for the file with its pid: it ends "
+    "it, and the kubelet starts it afresh. The room must go between the commit and the start, a tenth of a second"
+)
 KNOWN: dict[Cell, tuple[str, str]] = {
     Cell("hook.deciding", Accident.DIES): ("doubled", _RUNS_ON),
     **{
@@ -159,6 +192,12 @@ KNOWN: dict[Cell, tuple[str, str]] = {
             Accident.INTERPOSER,
         )
     },
+    **{
+        Cell(point, Accident.SOURCE_EXITS): ("lost all of a life", _ITS_OWN)
+        for point in (Failpoint.OPERATOR_RECORD_TARGET, Failpoint.SOURCE_FENCED, Failpoint.SOURCE_DUMPED)
+    },
+    Cell(Failpoint.SOURCE_DUMPING, Accident.SOURCE_REBOOTS): ("lost all of a life", _ITS_OWN),
+    Cell(Failpoint.TARGET_COMMITTED, Accident.TARGET_FULL): ("lost all of a life", _NO_ROOM),
 }
 """What is no fault there, as the witness's findings begin, and why."""
 
@@ -179,6 +218,34 @@ _NEEDS_CRIU = frozenset({Failpoint.SOURCE_DUMPING, "hook.recorded", "hook.resumi
 _COMMITTED = frozenset({Failpoint.TARGET_COMMITTED, "hook.resuming", Failpoint.SOURCE_RELEASED})
 
 
+ELSE: dict[Accident, tuple[str, ...]] = {
+    Accident.SOURCE_EXITS: (Failpoint.OPERATOR_RECORD_TARGET, Failpoint.SOURCE_FENCED, Failpoint.SOURCE_DUMPED),
+    Accident.NO_MEMORY: ("interposer.told",),
+    Accident.SECOND_OPERATOR: (Failpoint.OPERATOR_RECORD_TARGET, Failpoint.SOURCE_DUMPING, Failpoint.TARGET_COMMITTED),
+    Accident.API_AWAY: FOR_VICTIMS,
+    Accident.API_AWAY_LONG: (Failpoint.SOURCE_DUMPING, Failpoint.TARGET_RECEIVED, Failpoint.TARGET_COMMITTED),
+    Accident.API_AWAY_VERY_LONG: (Failpoint.SOURCE_DUMPING, Failpoint.TARGET_COMMITTED),
+    Accident.AGENTS_APART: (
+        Failpoint.SOURCE_FENCED,
+        Failpoint.SOURCE_DUMPING,
+        Failpoint.TARGET_RECEIVED,
+        Failpoint.TARGET_COMMITTED,
+    ),
+    Accident.SOURCE_CUT_OFF: (Failpoint.SOURCE_DUMPING, Failpoint.TARGET_RECEIVED, Failpoint.TARGET_COMMITTED),
+    Accident.TARGET_CUT_OFF: (Failpoint.SOURCE_DUMPING, Failpoint.TARGET_RECEIVED, Failpoint.TARGET_COMMITTED),
+    Accident.SOURCE_FULL: (Failpoint.OPERATOR_RECORD_TARGET, Failpoint.SOURCE_FENCED, Failpoint.SOURCE_DUMPING),
+    Accident.TARGET_FULL: (Failpoint.OPERATOR_RECORD_TARGET, Failpoint.TARGET_RECEIVED, Failpoint.TARGET_COMMITTED),
+    Accident.TARGET_NOT_READY: (
+        Failpoint.OPERATOR_RECORD_TARGET,
+        Failpoint.TARGET_RECEIVED,
+        Failpoint.TARGET_COMMITTED,
+    ),
+    Accident.SOURCE_REBOOTS: (Failpoint.SOURCE_DUMPING, Failpoint.SOURCE_RELEASED),
+    Accident.TARGET_REBOOTS: (Failpoint.TARGET_RECEIVED, Failpoint.TARGET_COMMITTED),
+}
+"""Where that is tried which lasts, or which only means something there."""
+
+
 def matrix() -> Iterator[Cell]:
     """Every cell."""
     for point in points():
@@ -191,7 +258,21 @@ def matrix() -> Iterator[Cell]:
             if victim is Accident.TARGET_POD and point in _COMMITTED:
                 continue  # that would be the moved container itself
             yield Cell(point, victim)
+    for accident, places in ELSE.items():
+        for point in places:
+            yield Cell(point, accident)
 
+
+LONG = frozenset(
+    {
+        Accident.API_AWAY_LONG,
+        Accident.API_AWAY_VERY_LONG,
+        Accident.TARGET_NOT_READY,
+        Accident.SOURCE_REBOOTS,
+        Accident.TARGET_REBOOTS,
+    }
+)
+"""Those take minutes."""
 
 PAIRWISE = (
     Cell(Failpoint.OPERATOR_CREATE_TARGET, Accident.DIES),
@@ -211,8 +292,17 @@ PAIRWISE = (
     Cell("hook.resuming", Accident.TARGET_AGENT),
     Cell(Failpoint.SOURCE_RELEASED, Accident.OPERATOR),
     Cell(Failpoint.SOURCE_PAUSED, Accident.FORCED),
+    Cell(Failpoint.SOURCE_FENCED, Accident.SOURCE_EXITS),
+    Cell("interposer.told", Accident.NO_MEMORY),
+    Cell(Failpoint.OPERATOR_RECORD_TARGET, Accident.SECOND_OPERATOR),
+    Cell(Failpoint.SOURCE_DUMPING, Accident.API_AWAY),
+    Cell(Failpoint.SOURCE_FENCED, Accident.AGENTS_APART),
+    Cell(Failpoint.TARGET_COMMITTED, Accident.SOURCE_CUT_OFF),
+    Cell(Failpoint.TARGET_RECEIVED, Accident.TARGET_CUT_OFF),
+    Cell(Failpoint.SOURCE_DUMPING, Accident.SOURCE_FULL),
+    Cell(Failpoint.TARGET_RECEIVED, Accident.TARGET_FULL),
 )
-"""Every accident but the loss of the source, and every part and stretch of the protocol, at least once.
+"""Every accident but the loss of the source and the longest ones, and every part and stretch of the protocol.
 
 The target pod is deleted while the target's agent itself hangs before the commit; afterwards it is the moved container.
 """

@@ -19,6 +19,8 @@ COMPONENT = "app.kubernetes.io/component"
 PROBED = 8080
 """Where a counter answers probes."""
 AGENT_POINTS = "/run/container-migration/failpoints"
+_TRY_SECONDS = 20
+"""How long one command on a node may take; one that began while its containerd was ill may never end."""
 RUNC = "runc --root /run/containerd/runc/k8s.io"
 
 MORE_LEFTOVERS = """
@@ -54,6 +56,8 @@ class Lab:
     kubectl: Kubectl
     namespace: str
     nodes: tuple[str, str]
+    third: str
+    """A node that no harm is done to, but that its API server may be out of reach."""
     witness: str = ""
     """The witness's address."""
     shells: dict[str, str] = field(default_factory=dict[str, str])
@@ -68,7 +72,7 @@ class Lab:
         deadline = time.monotonic() + seconds
         while True:
             try:
-                done = self.kubectl(*shell, script, check=False, timeout=seconds)
+                done = self.kubectl(*shell, script, check=False, timeout=min(seconds, _TRY_SECONDS))
                 if done.returncode == 0:
                     return done.stdout
                 error = done.stderr
@@ -78,9 +82,9 @@ class Lab:
                 raise OnNodeError(f"on node {node}: {script[:80]}: {error}")
             time.sleep(0.5)
 
-    def detached(self, node: str, script: str) -> None:
-        """Let a script begin in a moment, when nobody listens any more; it is not tried again when it has begun."""
-        self.sh(node, f"setsid sh -c {shlex.quote(f'sleep 0.3; {script}')} </dev/null >/dev/null 2>&1 &")
+    def detached(self, node: str, script: str, *, after: float = 0.3) -> None:
+        """Let a script begin in so many seconds, when nobody listens any more; it is not tried again then."""
+        self.sh(node, f"setsid sh -c {shlex.quote(f'sleep {after}; {script}')} </dev/null >/dev/null 2>&1 &")
 
     def kill_unit(self, node: str, unit: str, seconds: float = 60) -> None:
         """Kill a service's main process, once, and wait until systemd has started another."""
@@ -127,9 +131,12 @@ class Lab:
 
     def well(self) -> bool:
         """Say whether operator and agents are ready, and both nodes can take part."""
-        parts = self.kubectl.list("pods", "-n", SYSTEM, "-l", COMPONENT)
-        ready = [p["metadata"]["labels"][COMPONENT] for p in parts if condition(p, "Ready").get("status") == "True"]
-        return ready.count("operator") == 1 and ready.count("agent") >= 2 and len(workers(self.kubectl)) >= 2
+        return self.ready("operator") == 1 and self.ready("agent") >= 2 and len(workers(self.kubectl)) >= 2
+
+    def ready(self, component: str) -> int:
+        """Return how many pods of a component are ready."""
+        pods = self.kubectl.list("pods", "-n", SYSTEM, "-l", f"{COMPONENT}={component}")
+        return sum(condition(p, "Ready").get("status") == "True" for p in pods)
 
     def relieve(self) -> None:
         """Replace what waits for its next restart."""
@@ -175,7 +182,7 @@ class Lab:
 
     def release(self, spot: Spot, point: str) -> None:
         """Let who hangs there go on."""
-        self.sh(spot.node, f"rm -f {spot.folder}/{point}.hit")
+        self.sh(spot.node, released(spot, point))
 
     def disarm(self) -> None:
         """Take all failpoints away."""
@@ -204,6 +211,11 @@ class Lab:
         ]
         secrets_ = self.kubectl("get", "secrets", "-n", self.namespace, "-o", "name").stdout.splitlines()
         return found + secrets_
+
+
+def released(spot: Spot, point: str) -> str:
+    """Return the script that lets who hangs at a failpoint go on."""
+    return f"rm -f {spot.folder}/{point}.hit"
 
 
 def program(name: str) -> tuple[str, ...]:

@@ -33,7 +33,7 @@ Named = list[dict[str, Any]]
 def laboratory(kubectl: Kubectl) -> Generator[Lab]:
     """Prepare the cluster for harm, and make it as it was."""
     first, second, *_ = workers(kubectl)
-    lab = Lab(kubectl, f"chaos-{secrets.token_hex(3)}", (first, second))
+    lab = Lab(kubectl, f"chaos-{secrets.token_hex(3)}", (first, second), _third(kubectl, (first, second)))
     kubectl("create", "namespace", lab.namespace)
     kubectl("label", "namespace", lab.namespace, f"{LABEL}=")
     try:
@@ -48,14 +48,14 @@ def laboratory(kubectl: Kubectl) -> Generator[Lab]:
 def _prepare(lab: Lab) -> None:
     kubectl = lab.kubectl
     made: list[Manifest] = []
-    for number, node in enumerate(lab.nodes):
+    for number, node in enumerate((*lab.nodes, lab.third)):
         stays: list[Manifest] = [{"operator": "Exists"}]  # whatever is said of the node
         command = ["sleep", "infinity"]
         shell = pod(f"shell-{number}", lab.namespace, command, node, hostPID=True, tolerations=stays)
         shell["spec"]["containers"][0]["securityContext"] = {"privileged": True}
         made.append(shell)
         lab.shells[node] = shell["metadata"]["name"]
-    made.append(pod("witness", lab.namespace, list(program("witness.py")), _third(kubectl, lab.nodes)))
+    made.append(pod("witness", lab.namespace, list(program("witness.py")), lab.third))
     kubectl.apply(*made)
     names = [f"pod/{it['metadata']['name']}" for it in made]
     kubectl("wait", *names, "-n", lab.namespace, "--for=condition=Ready", "--timeout=120s", timeout=130)
@@ -64,14 +64,16 @@ def _prepare(lab: Lab) -> None:
     for old in kubectl.list("namespaces", "-l", LABEL):
         name = old["metadata"]["name"]
         if name != lab.namespace and "deletionTimestamp" not in old["metadata"]:
-            Lab(kubectl, name, lab.nodes).clear()
+            Lab(kubectl, name, lab.nodes, lab.third).clear()
     lab.heal()
 
 
 def _third(kubectl: Kubectl, nodes: tuple[str, str]) -> str:
-    """Return a node that no harm is done to; a pod named to it needs no toleration."""
-    names = [node["metadata"]["name"] for node in kubectl.list("nodes")]
-    return next((name for name in names if name not in nodes), nodes[0])
+    """Return the node that the API server runs on; a pod named to it needs no toleration."""
+    names = [node["metadata"]["name"] for node in kubectl.list("nodes", "-l", "node-role.kubernetes.io/control-plane")]
+    third = next((name for name in names if name not in nodes), None)
+    assert third, "harm is done to two workers, and a node of the control plane stays well: there is none"
+    return third
 
 
 @contextmanager

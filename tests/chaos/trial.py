@@ -6,9 +6,10 @@ import subprocess
 import time
 from dataclasses import dataclass, field
 
-from chaos.accidents import Scene, befall
+from chaos.accidents import Scene, befall, repair
 from chaos.cells import AT_THE_POINT, KNOWN, Accident, Cell, Way
-from chaos.lab import Lab, Spot
+from chaos.lab import Lab, Spot, released
+from chaos.spells import cast, outlast, spell
 from chaos.story import story
 from chaos.workload import Workload
 from migration_api.failpoints import Failpoint
@@ -95,10 +96,10 @@ class Trial:
         lab.hit(spot, cell.point, REACH_SECONDS)
         outcome.reached = True
         began = time.monotonic()
-        if cell.accident not in AT_THE_POINT:
-            befall(cell.accident, Scene(lab, workload, move, source, target))
-            lab.release(spot, cell.point)
+        scene = Scene(lab, workload, move, source, target)
+        self._befall(cell, scene, spot)
         end = workload.end(move)
+        repair(cell.accident, scene)
         outcome.reason, outcome.message = end.reason or "(object gone)", end.message
         if cell.accident is Accident.SOURCE_POD and end.succeeded is not True:
             outcome.ended = "nowhere: its pod was deleted"
@@ -110,6 +111,18 @@ class Trial:
         if outcome.ended.startswith("not"):
             outcome.faults.append(outcome.ended)
         lab.kubectl("delete", "cmig", move, "-n", lab.namespace, "--ignore-not-found", "--wait=false")
+
+    def _befall(self, cell: Cell, scene: Scene, spot: Spot) -> None:
+        """Let the accident happen while somebody hangs at the failpoint, and go on there; a spell is waited for."""
+        if cell.accident in AT_THE_POINT:
+            return
+        if (where := spell(cell.accident, scene)) is None:
+            befall(cell.accident, scene)
+            self.lab.release(spot, cell.point)
+        else:
+            node, what = where
+            cast(scene, node, what, then=released(spot, cell.point), at=spot.node)
+            outlast(scene, node, what)
 
     def _bring(self, way: Way, move: str, source: str, target: str) -> None:
         """Apply a migration, and lead it the way on which the failpoint lies."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from chaos.lab import Lab, counter_pod
@@ -37,8 +37,8 @@ class Workload:
     mebibytes: int = 8
     pod: str = ""
     node: str = ""
-    faults: tuple[int, int] = field(default=(0, 0))
-    """How much the witness had found before the present migration: doubled, lost."""
+    before: tuple[int, int, int] = (0, 0, 0)
+    """How much the witness had found before the present migration: doubled, lost, gaps."""
     _uid: str = ""
     _starts: int = 0
 
@@ -55,7 +55,7 @@ class Workload:
     def apply(self, move: str, **spec: object) -> None:
         """Ask for a migration to the other node."""
         seen = self.lab.seen(self.name)
-        self.faults = (len(seen["doubled"]), len(seen["lost"]))
+        self.before = (len(seen["doubled"]), len(seen["lost"]), len(seen["gaps"]))
         usual = {"target": {"nodeName": self.lab.other(self.node)}, "deadlineSeconds": DEADLINE}
         every = {"freezeBudgetSeconds": FREEZE_BUDGET, **usual, **spec}
         self.lab.kubectl.apply(migration(move, self.lab.namespace, self.pod, **every))
@@ -125,13 +125,13 @@ class Workload:
     def found(self) -> list[str]:
         """Return what the witness found since the present migration was applied."""
         seen = self.lab.seen(self.name)
-        doubled, lost = self.faults
+        doubled, lost, _ = self.before
         return [f"doubled {it}" for it in seen["doubled"][doubled:]] + [f"lost {it}" for it in seen["lost"][lost:]]
 
     def gap(self) -> float:
-        """Return how long the counter stood still at most, of the last few times."""
+        """Return how long the counter stood still at most since the present migration was applied, in seconds."""
         gaps: list[float] = self.lab.seen(self.name)["gaps"]
-        return max(gaps[-3:], default=0.0)
+        return max(gaps[self.before[2] :], default=0.0)
 
     def _pod(self, name: str) -> Manifest | None:
         it = self.lab.kubectl.get("pod", name, self.lab.namespace)

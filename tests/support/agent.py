@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from migration_agent.freeze import FreezeFailure
 from migration_agent.freezer import Freezer
 from migration_agent.journal import Journal
 from migration_agent.paths import Layout
@@ -171,6 +172,8 @@ class FakeNode:
     dead: bool = False
     """Its processes are gone. As in life the runtime says `paused` all the same, until somebody thaws what is left."""
     fenced: bool = False
+    removed: bool = False
+    """The kubelet has removed the pod, and all its files."""
     dropped: bool = False
     reset_: bool = False
     pid: int = 4242
@@ -197,6 +200,11 @@ class FakeNode:
 
     def reboot(self) -> None:
         self.dead, self.status_, self.dropped = True, ContainerStatus.STOPPED, False
+
+    def remove(self) -> None:
+        """The pod was deleted by force, and the kubelet has taken all of it away."""
+        self.reboot()
+        self.fenced, self.removed = False, True
 
     def process_start(self, pid: int) -> int | None:
         return self.start if pid == self.pid and not self.dead else None
@@ -295,6 +303,8 @@ class FakeFence:
     node: FakeNode
 
     def raise_(self) -> None:
+        if self.node.removed:
+            raise FreezeFailure("the kubelet has no such pod")
         if not self.node.fenced:
             self.node.do("fence")
             self.node.fenced = True
@@ -303,6 +313,9 @@ class FakeFence:
         if self.node.fenced:
             self.node.do("unfence")
             self.node.fenced = False
+
+    def has_pod(self) -> bool:
+        return not self.node.removed
 
     def is_up(self) -> bool:
         return self.node.fenced

@@ -78,3 +78,9 @@ def current() -> Testbed | None:
     """Return the cluster that the environment names, or None on any other cluster."""
     name = os.environ.get(NAME)
     return Testbed(name) if name else None
+
+
+def start_node(node: str) -> None:
+    """Start a node that went down: a container is not, every time, started again by its engine; nothing elsewhere."""
+    if current():
+        subprocess.run(("docker", "start", node), check=True, capture_output=True, timeout=60)

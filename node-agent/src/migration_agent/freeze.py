@@ -5,6 +5,7 @@ Both work through files and the kernel alone, survive the agent and the kubelet,
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from contextlib import suppress
@@ -13,10 +14,13 @@ from pathlib import Path
 
 from migration_agent.host import CommandFailed, Host
 
+log = logging.getLogger(__name__)
+
 _PODS = "/var/lib/kubelet/pods"
 _POD_UID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
 _FENCE_ROUNDS = 5
 _NFT_SECONDS = 10
+_SS_SECONDS = 10
 
 
 class FreezeFailure(Exception):
@@ -55,7 +59,7 @@ class Fence:
         Raises:
             FreezeFailure: the files cannot be changed.
         """
-        if not self._hosts.parent.is_dir():
+        if not self.has_pod():
             return
         try:
             if self.is_up():
@@ -69,6 +73,10 @@ class Fence:
             self._sync()
         except OSError as error:
             raise FreezeFailure(f"the fence of pod {self.pod_uid} could not be lifted: {error}") from error
+
+    def has_pod(self) -> bool:
+        """Say whether the kubelet has the pod; one that it has removed is never started again."""
+        return self._hosts.parent.is_dir()
 
     def is_up(self) -> bool:
         """Say whether the kubelet cannot start containers of the pod."""
@@ -125,6 +133,16 @@ table {_TABLE} {{
 _NEIGHBOURS = "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept"
 """IPv6 sends nothing, not even a reset, to a neighbour it may not ask for."""
 
+_BARE_FIN = "\n    ".join(
+    f"tcp flags & fin != 0 tcp doff {words} {length} accept"
+    for words in range(5, 16)
+    for length in (f"ip length {20 + 4 * words}", f"ip6 length {4 * words}")
+)
+"""The end of a connection in a packet without data, whatever the length of its TCP header.
+
+The kernel sends what a process wrote before it was killed along with the FIN: that would come after the commit, from
+the copy that is gone.
+"""
 _RESET = f"""{_REMOVE}
 table {_TABLE} {{
   chain input {{
@@ -138,7 +156,8 @@ table {_TABLE} {{
     type filter hook output priority -300; policy drop;
     oifname "lo" accept
     {_NEIGHBOURS}
-    tcp flags & (fin | rst) != 0 accept
+    tcp flags & rst != 0 accept
+    {_BARE_FIN}
   }}
 }}
 """
@@ -164,9 +183,11 @@ class PacketDrop:
         self._apply(_DROP, "dropped")
 
     def reset(self) -> None:
-        """Let peers notice that their connections are gone: TCP in is answered by a reset, TCP out only ends.
+        """Tell peers that their connections are gone, and nothing else: what was not acknowledged yet stays here.
 
-        A kernel without `reject` keeps dropping: the peers then find out by their own timeouts.
+        The kernel destroys the connections (CONFIG_INET_DIAG_DESTROY) while their processes are frozen: each peer gets
+        a reset. Where it cannot, peers that have acknowledged all get an end, and the others a reset when they send
+        something. A kernel without `reject` keeps dropping: the peers then find out by their own timeouts.
 
         Raises:
             FreezeFailure: the pod uses the node's network, or neither rules could be set.
@@ -175,6 +196,11 @@ class PacketDrop:
             self._apply(_RESET, "reset")
         except FreezeFailure:
             self.drop()
+            return
+        try:
+            self.host.run_in_netns(self.pid, ["ss", "--kill", "--tcp", "--no-header"], timeout=_SS_SECONDS)
+        except CommandFailed as error:
+            log.warning("the connections of process %d's pod could not be destroyed: %s", self.pid, error)
 
     def lift(self) -> None:
         """Remove the rules; nothing when there are none.

@@ -49,6 +49,15 @@ class Freezer:
         """Keep the kubelet from starting the pod's containers."""
         self.fence_of(self.pod_uid).raise_()
 
+    def fence_again(self) -> None:
+        """Make sure of the fence after a restart; a pod that was removed meanwhile needs none.
+
+        Raises:
+            FreezeFailure: the kubelet has the pod, and the fence could not be raised.
+        """
+        if self.fence_of(self.pod_uid).has_pod():
+            self.fence()
+
     def fenced(self) -> bool:
         return self.fence_of(self.pod_uid).is_up()
 

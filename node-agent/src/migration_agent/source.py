@@ -90,7 +90,7 @@ class SourceSide(Side):
                 # The budget starts anew: when all was sent, the target has the only copy and should get its chance.
                 await self.save(boot_id=boot, frozen_at_ns=self.tools.clock.boottime_ns())
             if not self._going_on:
-                await asyncio.to_thread(self.tools.freezer.fence)
+                await asyncio.to_thread(self.tools.freezer.fence_again)
 
     @property
     def _going_on(self) -> bool:

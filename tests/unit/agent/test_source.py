@@ -360,6 +360,22 @@ async def test_i4_restart_at_every_journal_state(world: World, point: str, verdi
         assert world.cluster.failure.reason is (Reason.SOURCE_LOST if reboot else Reason.AGENT_RESTARTED)
 
 
+@pytest.mark.parametrize(
+    ("verdict", "state"),
+    [("resumed", SourceState.RELEASED), ("abort", SourceState.LOST), ("returned", SourceState.LOST)],
+)
+async def test_a_pod_that_was_removed_while_its_agent_was_away_needs_no_fence(
+    world: World, verdict: str, state: SourceState
+) -> None:
+    """A pod without its directory could not be fenced, so its migration never came to an end."""
+    await _crash_before(world, "sent")
+    await _let_registers_say(world, verdict)
+    world.node.remove()
+    await world.restart()
+    await world.rounds_until(lambda: world.side.record.ended)
+    assert world.side.record.state is state
+
+
 def _expected_end(verdict: str, *, reboot: bool) -> tuple[SourceState, ContainerStatus, bool]:
     """Return state, container and fence at the end of a migration whose registers say something final."""
     if verdict == "resumed":

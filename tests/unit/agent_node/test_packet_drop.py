@@ -163,6 +163,49 @@ def test_reset_answers_a_client_that_goes_on_sending(pod: Pod) -> None:
     assert not drop.is_up()
 
 
+WRITER = """
+import socket, sys
+listener = socket.create_server(("192.0.2.1", 7))
+print("ready", flush=True)
+connection, _ = listener.accept()
+sys.stdin.readline()
+connection.sendall(b"written while it is dropped")
+print("written", flush=True)
+sys.stdin.readline()
+"""
+READER = """
+import socket
+connection = socket.create_connection(("192.0.2.1", 7), timeout=10)
+print("connected", flush=True)
+try:
+    print(connection.recv(100).decode() or "EOF", flush=True)
+except OSError as error:
+    print(type(error).__name__, flush=True)
+"""
+
+
+def test_a_client_that_waits_is_told_and_gets_nothing_that_was_written_while_it_was_dropped(pod: Pod) -> None:
+    """Else it would hear, after the commit, of what the moved copy never wrote, or writes again."""
+    drop = PacketDrop(HOST, pod.pid)
+    pipe = subprocess.PIPE
+    writer_argv = ["nsenter", f"--net=/proc/{pod.pid}/ns/net", sys.executable, "-c", WRITER]
+    reader_argv = ["ip", "netns", "exec", pod.outside, sys.executable, "-c", READER]
+    with subprocess.Popen(writer_argv, stdin=pipe, stdout=pipe, text=True) as writer:
+        assert writer.stdin is not None
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "ready\n"
+        with subprocess.Popen(reader_argv, stdout=pipe, text=True) as reader:
+            assert reader.stdout is not None
+            assert reader.stdout.readline() == "connected\n"
+            drop.drop()
+            writer.stdin.write("\n")
+            writer.stdin.flush()
+            assert writer.stdout.readline() == "written\n"
+            drop.reset()
+            writer.kill()
+            assert reader.stdout.readline() == "ConnectionResetError\n"
+
+
 def test_reset_refuses_new_connections(pod: Pod) -> None:
     PacketDrop(HOST, pod.pid).reset()
     assert pod.reaches(), "a refusal is an answer"
