@@ -79,7 +79,7 @@ FUZZ_SECONDS ?= 20
 fuzz: $(SYNCED) ## look for input that breaks a parser or leaves its directory: FUZZ_SECONDS for each target, SEED for Python
 	cd node-agent/interposer && export TMPDIR=/dev/shm && for target in $$(grep -ho '^func Fuzz[A-Za-z]*' *_test.go | cut -c6-); do \
 	  go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZ_SECONDS)s -fuzzminimizetime 1s . || exit 1; done
-	$(BIN)/pytest -q tests/unit/agent/test_fuzz.py tests/unit/agent/test_fuzz_archive.py
+	$(BIN)/pytest -q tests/unit/agent/test_fuzz.py tests/unit/agent/test_fuzz_archive.py tests/unit/agent/test_fuzz_stream.py
 
 .PHONY: cluster-up
 cluster-up: ## bring the kind cluster up (about 20 minutes the first time, about 1 from the cache)
