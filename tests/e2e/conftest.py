@@ -167,14 +167,14 @@ def nodes(kubectl: Kubectl) -> tuple[str, str]:
 
 @pytest.fixture
 def namespace(api: Kubectl) -> Iterator[str]:
-    """A fresh namespace; removed with all that is in it."""
+    """A fresh namespace; removed with all that is in it, the pods while the next test begins."""
     name = f"e2e-{secrets.token_hex(3)}"
     api("create", "namespace", name)
     yield name
     if api.get("crd", "containermigrations.containermigration.io"):
         api("delete", "cmig", "--all", "-n", name, "--wait=true", timeout=120)
     api("delete", "deployments,statefulsets", "--all", "-n", name, "--wait=true", timeout=120)
-    api("delete", "pods", "--all", "-n", name, "--grace-period=1", "--wait=true", timeout=120)
+    api("delete", "pods", "--all", "-n", name, "--grace-period=1", "--wait=false")
     api("delete", "namespace", name, "--wait=false")
 
 

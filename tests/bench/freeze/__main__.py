@@ -20,7 +20,7 @@ from types import FrameType
 from rich.console import Console
 
 from bench.freeze.ends import End, namespace, two_ends
-from bench.freeze.measure import Case, figures, too_little_memory
+from bench.freeze.measure import Case, figures, too_little_memory, touch
 from bench.freeze.method import Method, MoveFailed
 from bench.freeze.ours import Ours
 from bench.freeze.plot import plot
@@ -96,6 +96,7 @@ class Bench:
         case.skipped = too_little_memory(case.mebibytes, self.source.counters().availableBytes)
         if case.failed or case.skipped:
             return
+        touch(self.source.counters().freeBytes)
         try:
             case.figures = figures(method.move(case.mebibytes))
         except (MoveFailed, ValueError) as error:

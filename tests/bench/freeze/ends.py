@@ -25,6 +25,7 @@ class Counters:
     processorSeconds: float  # noqa: N815  # as the end writes it
     sentBytes: int  # noqa: N815
     availableBytes: int  # noqa: N815
+    freeBytes: int  # noqa: N815
 
 
 class End:

@@ -262,6 +262,7 @@ class End:
             "processorSeconds": (user + nice + system + interrupts + soft) / os.sysconf("SC_CLK_TCK"),
             "sentBytes": sent,
             "availableBytes": int(memory["MemAvailable:"]) * 1024,
+            "freeBytes": int(memory["MemFree:"]) * 1024,
         }
 
     def pid_of(self, container: str) -> Message:
