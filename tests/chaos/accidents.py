@@ -10,6 +10,7 @@ from chaos.lab import RUNC, Lab, OnNodeError
 from chaos.laboratory import OPERATOR
 from chaos.workload import Workload
 from support.cluster import SYSTEM, wait_for
+from support.migration import container_id
 from support.testbed import start_node
 
 _KILL_CRIU = """
@@ -76,8 +77,7 @@ def _forced(scene: Scene) -> None:
 def _source_exits(scene: Scene) -> None:
     it = scene.lab.kubectl.get("pod", scene.workload.pod, scene.lab.namespace)
     assert it, "the source pod is there"
-    container = it["status"]["containerStatuses"][0]["containerID"].removeprefix("containerd://")
-    scene.lab.sh(scene.source, f"{RUNC} kill {container} KILL")
+    scene.lab.sh(scene.source, f"{RUNC} kill {container_id(it)} KILL")
 
 
 def _no_memory(scene: Scene) -> None:

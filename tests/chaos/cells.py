@@ -176,6 +176,7 @@ _RUNS_ON = (
     "after Commit, with the source frozen: CRIU does not look at how this hook ended and lets the tree run, until the "
     "interposer sees that the ticket is pending, kills it and restores again"
 )
+_SOURCE_DIES_AT = (Failpoint.OPERATOR_RECORD_TARGET, Failpoint.SOURCE_FENCED, Failpoint.SOURCE_DUMPED)
 _ITS_OWN = "its own process was killed, and not by a migration: the kubelet starts it afresh, as after any crash"
 _NO_ROOM = (
     "runc has restored the container and let it run, and then finds no room in /run for the file with its pid: it ends "
@@ -192,10 +193,7 @@ KNOWN: dict[Cell, tuple[str, str]] = {
             Accident.INTERPOSER,
         )
     },
-    **{
-        Cell(point, Accident.SOURCE_EXITS): ("lost all of a life", _ITS_OWN)
-        for point in (Failpoint.OPERATOR_RECORD_TARGET, Failpoint.SOURCE_FENCED, Failpoint.SOURCE_DUMPED)
-    },
+    **{Cell(point, Accident.SOURCE_EXITS): ("lost all of a life", _ITS_OWN) for point in _SOURCE_DIES_AT},
     Cell(Failpoint.SOURCE_DUMPING, Accident.SOURCE_REBOOTS): ("lost all of a life", _ITS_OWN),
     Cell(Failpoint.TARGET_COMMITTED, Accident.TARGET_FULL): ("lost all of a life", _NO_ROOM),
 }
@@ -218,28 +216,21 @@ _NEEDS_CRIU = frozenset({Failpoint.SOURCE_DUMPING, "hook.recorded", "hook.resumi
 _COMMITTED = frozenset({Failpoint.TARGET_COMMITTED, "hook.resuming", Failpoint.SOURCE_RELEASED})
 
 
-ELSE: dict[Accident, tuple[str, ...]] = {
-    Accident.SOURCE_EXITS: (Failpoint.OPERATOR_RECORD_TARGET, Failpoint.SOURCE_FENCED, Failpoint.SOURCE_DUMPED),
+_FROZEN = (Failpoint.SOURCE_DUMPING, Failpoint.TARGET_RECEIVED, Failpoint.TARGET_COMMITTED)
+_OF_THE_TARGET = (Failpoint.OPERATOR_RECORD_TARGET, Failpoint.TARGET_RECEIVED, Failpoint.TARGET_COMMITTED)
+PLACES: dict[Accident, tuple[str, ...]] = {
+    Accident.SOURCE_EXITS: _SOURCE_DIES_AT,
     Accident.NO_MEMORY: ("interposer.told",),
     Accident.SECOND_OPERATOR: (Failpoint.OPERATOR_RECORD_TARGET, Failpoint.SOURCE_DUMPING, Failpoint.TARGET_COMMITTED),
     Accident.API_AWAY: FOR_VICTIMS,
-    Accident.API_AWAY_LONG: (Failpoint.SOURCE_DUMPING, Failpoint.TARGET_RECEIVED, Failpoint.TARGET_COMMITTED),
+    Accident.API_AWAY_LONG: _FROZEN,
     Accident.API_AWAY_VERY_LONG: (Failpoint.SOURCE_DUMPING, Failpoint.TARGET_COMMITTED),
-    Accident.AGENTS_APART: (
-        Failpoint.SOURCE_FENCED,
-        Failpoint.SOURCE_DUMPING,
-        Failpoint.TARGET_RECEIVED,
-        Failpoint.TARGET_COMMITTED,
-    ),
-    Accident.SOURCE_CUT_OFF: (Failpoint.SOURCE_DUMPING, Failpoint.TARGET_RECEIVED, Failpoint.TARGET_COMMITTED),
-    Accident.TARGET_CUT_OFF: (Failpoint.SOURCE_DUMPING, Failpoint.TARGET_RECEIVED, Failpoint.TARGET_COMMITTED),
+    Accident.AGENTS_APART: (Failpoint.SOURCE_FENCED, *_FROZEN),
+    Accident.SOURCE_CUT_OFF: _FROZEN,
+    Accident.TARGET_CUT_OFF: _FROZEN,
     Accident.SOURCE_FULL: (Failpoint.OPERATOR_RECORD_TARGET, Failpoint.SOURCE_FENCED, Failpoint.SOURCE_DUMPING),
-    Accident.TARGET_FULL: (Failpoint.OPERATOR_RECORD_TARGET, Failpoint.TARGET_RECEIVED, Failpoint.TARGET_COMMITTED),
-    Accident.TARGET_NOT_READY: (
-        Failpoint.OPERATOR_RECORD_TARGET,
-        Failpoint.TARGET_RECEIVED,
-        Failpoint.TARGET_COMMITTED,
-    ),
+    Accident.TARGET_FULL: _OF_THE_TARGET,
+    Accident.TARGET_NOT_READY: _OF_THE_TARGET,
     Accident.SOURCE_REBOOTS: (Failpoint.SOURCE_DUMPING, Failpoint.SOURCE_RELEASED),
     Accident.TARGET_REBOOTS: (Failpoint.TARGET_RECEIVED, Failpoint.TARGET_COMMITTED),
 }
@@ -258,7 +249,7 @@ def matrix() -> Iterator[Cell]:
             if victim is Accident.TARGET_POD and point in _COMMITTED:
                 continue  # that would be the moved container itself
             yield Cell(point, victim)
-    for accident, places in ELSE.items():
+    for accident, places in PLACES.items():
         for point in places:
             yield Cell(point, accident)
 

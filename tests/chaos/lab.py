@@ -12,7 +12,7 @@ from typing import Any
 
 from chaos.witness import PORT
 from support.cluster import SYSTEM, Kubectl, Manifest, condition, wait_for, workers
-from support.migration import LEFTOVERS, pod
+from support.migration import LEFTOVERS, container_id, pod
 
 HERE = Path(__file__).parent
 COMPONENT = "app.kubernetes.io/component"
@@ -116,8 +116,7 @@ class Lab:
         it = self.part(component, node)
         statuses = (it or {}).get("status", {}).get("containerStatuses", [])
         if it and statuses and "running" in statuses[0]["state"]:
-            container = statuses[0]["containerID"].removeprefix("containerd://")
-            self.sh(it["spec"]["nodeName"], f"{RUNC} kill {container} KILL || true")
+            self.sh(it["spec"]["nodeName"], f"{RUNC} kill {container_id(it)} KILL || true")
 
     def heal(self) -> None:
         """Wait until all parts are ready; what the kubelet restarts with growing pauses gets a new pod."""

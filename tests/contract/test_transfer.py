@@ -26,7 +26,6 @@ from migration_agent.transport.chunks import (
     Record,
     Seal,
     entry_tag,
-    packed,
 )
 from migration_agent.transport.frames import Frame
 from migration_agent.transport.manifest import (
@@ -41,7 +40,7 @@ from migration_agent.transport.manifest import (
 from migration_api.base import Model
 from migration_api.shipping import Shipping
 from support.agent import MIGRATION, SHIPPING
-from support.transfer import SEAL, Nodes, make_checkpoint, sealed
+from support.transfer import SEAL, Nodes, listed, make_checkpoint, record_of, sealed
 
 INVENTORY = "main/images/inventory.img"
 PAGES = "main/images/pages-1.img"
@@ -49,15 +48,6 @@ OTHER_KEY = Shipping(key=SecretStr(base64.b64encode(b"k" * 32).decode()))
 CONTENT = b"data"
 GOOD = sealed(INVENTORY, 0, CONTENT)
 LARGE = os.urandom(5 * CHUNK_BYTES // 2)
-
-
-def record_of(chunk: bytes, plain: bytes = CONTENT, seal: Seal = SEAL) -> Record:
-    nonce = Header.parse(chunk[:HEADER_BYTES]).nonce
-    return Record(nonce, seal.digest(nonce, plain))
-
-
-def listed(path: str, size: int, *records: Record) -> ManifestEntry:
-    return ManifestEntry(path=path, size=size, chunks=base64.b64encode(packed(list(records))).decode())
 
 
 def end(*entries: ManifestEntry, seal: Seal = SEAL, migration: str = MIGRATION) -> tuple[Model | bytes, ...]:
@@ -194,7 +184,7 @@ def test_i6_a_chunk_that_is_not_exactly_right_is_refused_and_named(
     assert nodes.handler.endings[-1].entries is None
 
 
-ONE = listed(INVENTORY, 4, record_of(GOOD))
+ONE = listed(INVENTORY, 4, record_of(GOOD, CONTENT))
 
 
 @pytest.mark.parametrize(
@@ -206,7 +196,9 @@ ONE = listed(INVENTORY, 4, record_of(GOOD))
         pytest.param((Frame(entry="main/images/a/b"),), "no entry", id="deeper"),
         pytest.param((Frame(entry="main/hook.json"),), "no entry", id="hook"),
         pytest.param((Frame(entry="_receipts"),), "no entry", id="receipts"),
-        pytest.param(end(ONE, listed(PAGES, 4, record_of(GOOD))), f"entry {PAGES}, chunk 0 is missing", id="missing"),
+        pytest.param(
+            end(ONE, listed(PAGES, 4, record_of(GOOD, CONTENT))), f"entry {PAGES}, chunk 0 is missing", id="missing"
+        ),
         pytest.param(end(listed(PAGES, 0)), f"entry {INVENTORY} came but is not in the manifest", id="unlisted"),
         pytest.param(
             end(listed(INVENTORY, 4, Record(bytes(12), bytes(16)))),
@@ -214,7 +206,7 @@ ONE = listed(INVENTORY, 4, record_of(GOOD))
             id="another-chunk",
         ),
         pytest.param(
-            end(listed(INVENTORY, 3, record_of(GOOD))),
+            end(listed(INVENTORY, 3, record_of(GOOD, CONTENT))),
             f"entry {INVENTORY}, chunk 0 is not the one that the manifest lists",
             id="another-size",
         ),
@@ -249,7 +241,7 @@ def test_i6_a_checkpoint_without_an_inventory_is_incomplete(nodes: Nodes) -> Non
     with nodes.by_hand(streams=1) as source:
         source.say(Frame(entry=diff))
         source.stream(chunk)
-        source.say(*end(listed(diff, 4, record_of(chunk))))
+        source.say(*end(listed(diff, 4, record_of(chunk, CONTENT))))
         answer = source.last_answer()
     assert answer is not None
     assert "no inventory.img" in (answer.error or "")

@@ -8,7 +8,7 @@ import pytest
 
 from support.cluster import Kubectl, Manifest, condition, on_node, wait_for
 from support.follower import Follower
-from support.migration import Migrations
+from support.migration import Migrations, container_id
 from support.workloads import Redis, counter
 
 STEPS = ("PreflightPassed", "TargetPrepared", "Checkpointed", "Transferred", "Restored", "Committed", "SourceReleased")
@@ -22,8 +22,7 @@ def crash(kubectl: Kubectl, migrations: Migrations, pod: str) -> None:
     """Kill the container's first process from outside: from inside its PID namespace nobody can."""
     it = migrations.pod(pod)
     assert it is not None
-    container = it["status"]["containerStatuses"][0]["containerID"].removeprefix("containerd://")
-    on_node(kubectl, it["spec"]["nodeName"], f"runc --root /run/containerd/runc/k8s.io kill {container} KILL")
+    on_node(kubectl, it["spec"]["nodeName"], f"runc --root /run/containerd/runc/k8s.io kill {container_id(it)} KILL")
 
 
 def numbers(lines: list[str]) -> list[int]:

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from support.cluster import SYSTEM, Kubectl, Manifest, condition, on_node, wait_for
-from support.migration import Migrations
+from support.migration import Migrations, container_id
 from support.workloads import ballast, counter
 
 MEBIBYTES = 1024
@@ -23,10 +23,6 @@ def numbers(lines: list[str]) -> list[int]:
 def is_paused(kubectl: Kubectl, node: str, container_id: str) -> bool:
     runc = f"runc --root /run/containerd/runc/k8s.io state {container_id} || true"
     return bool(FROZEN.search(on_node(kubectl, node, runc)))
-
-
-def container_of(pod: Manifest) -> str:
-    return pod["status"]["containerStatuses"][0]["containerID"].removeprefix("containerd://")
 
 
 def start_ballast(kubectl: Kubectl, migrations: Migrations, node: str) -> Manifest:
@@ -77,7 +73,7 @@ def test_given_up_while_the_checkpoint_is_copied(
     source, target = nodes
     pod = start_ballast(kubectl, migrations, source)
     migrations.start("move", "ballast", target={"nodeName": target})
-    wait_for("the freeze", lambda: is_paused(kubectl, source, container_of(pod)), seconds=60, every=0.05)
+    wait_for("the freeze", lambda: is_paused(kubectl, source, container_id(pod)), seconds=60, every=0.05)
     if how == "cancel":
         kubectl("patch", "cmig", "move", "-n", migrations.namespace, "--type=merge", "-p", '{"spec":{"cancel":true}}')
         done = migrations.finished("move")
@@ -96,7 +92,7 @@ def test_a_source_killed_while_frozen_does_not_start_again(
     """The fence: until the decision the kubelet cannot start the source's container: never a second copy."""
     source, target = nodes
     pod = start_ballast(kubectl, migrations, source)
-    runc, container = "runc --root /run/containerd/runc/k8s.io", container_of(pod)
+    runc, container = "runc --root /run/containerd/runc/k8s.io", container_id(pod)
     pid = on_node(kubectl, source, f"{runc} state {container} | grep -o '\"pid\": [0-9]*'").split()[-1]
     migrations.start("move", "ballast", target={"nodeName": target})
     wait_for("the freeze", lambda: is_paused(kubectl, source, container), seconds=60, every=0.05)
@@ -131,7 +127,7 @@ def test_a_new_operator_continues_where_the_old_one_was(
     source, target = nodes
     pod = start_ballast(kubectl, migrations, source)
     migrations.start("move", "ballast", target={"nodeName": target})
-    wait_for("the freeze", lambda: is_paused(kubectl, source, container_of(pod)), seconds=60, every=0.05)
+    wait_for("the freeze", lambda: is_paused(kubectl, source, container_id(pod)), seconds=60, every=0.05)
     kubectl(
         *("delete", "pods", "-n", SYSTEM, "-l", "app.kubernetes.io/component=operator"),
         *("--grace-period=0", "--force", "--wait=false"),

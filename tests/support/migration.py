@@ -24,6 +24,11 @@ def pod(name: str, namespace: str, command: list[str], node: str, **spec: object
     }
 
 
+def container_id(it: Manifest) -> str:
+    """Return the runtime's name of a pod's first container."""
+    return it["status"]["containerStatuses"][0]["containerID"].removeprefix("containerd://")
+
+
 def migration(name: str, namespace: str, pod_name: str, **spec: object) -> Manifest:
     """Return a ContainerMigration of that pod; `spec` adds to its specification."""
     return {

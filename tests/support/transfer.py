@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import base64
 import socket
 import ssl
 import threading
@@ -17,7 +18,7 @@ from migration_agent.paths import Layout
 from migration_agent.peer import Admission, PeerServer, Refused
 from migration_agent.peer_client import PeerClient
 from migration_agent.ports import PeerState, Progress, Sending, Stop
-from migration_agent.transport.chunks import CHUNK_BYTES, Seal, Sealer
+from migration_agent.transport.chunks import CHUNK_BYTES, HEADER_BYTES, Header, Record, Seal, Sealer, packed
 from migration_agent.transport.frames import HAVE_BYTES, Answer, FrameError, Question, read_frame, write_frame
 from migration_agent.transport.manifest import ManifestEntry
 from migration_agent.transport.store import StoreOf, no_store
@@ -162,6 +163,17 @@ class ByHand:
 def sealed(path: str, index: int, plain: bytes, seal: Seal = SEAL) -> bytes:
     """Return a chunk as it travels."""
     return bytes(Sealer(seal).sealed(path, index, memoryview(plain), None)[1])
+
+
+def record_of(chunk: bytes, plain: bytes, seal: Seal = SEAL) -> Record:
+    """Return what a manifest says of a chunk that travels so."""
+    nonce = Header.parse(chunk[:HEADER_BYTES]).nonce
+    return Record(nonce, seal.digest(nonce, plain))
+
+
+def listed(path: str, size: int, *records: Record) -> ManifestEntry:
+    """Return an entry of a manifest."""
+    return ManifestEntry(path=path, size=size, chunks=base64.b64encode(packed(list(records))).decode())
 
 
 def make_checkpoint(directory: Path, pages: bytes) -> Path:

@@ -5,7 +5,6 @@ Seeded, so that a failure comes again; `SEED=… pytest` looks elsewhere.
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import random
@@ -17,13 +16,13 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from migration_agent.transport.chunks import CHUNK_BYTES, HEADER_BYTES, FormatError, Header, Record, packed
+from migration_agent.transport.chunks import CHUNK_BYTES, HEADER_BYTES, FormatError
 from migration_agent.transport.frames import Frame, FrameError, Question
-from migration_agent.transport.manifest import Manifest, ManifestEntry, checked_path, sealed_manifest
+from migration_agent.transport.manifest import Manifest, checked_path, sealed_manifest
 from migration_agent.transport.receiver import Receiver
 from migration_agent.transport.workspace import Workspace
 from support.agent import MIGRATION
-from support.transfer import SEAL, sealed
+from support.transfer import SEAL, listed, record_of, sealed
 
 SEED = int(os.environ.get("SEED", "7"))
 ROUNDS = 300
@@ -46,18 +45,12 @@ def honest() -> Sent:
     """Return a whole transfer."""
     chunks = [sealed(path, 0, content) for path, content in CONTENTS.items()]
     entries = [
-        ManifestEntry(path=path, size=len(content), chunks=base64.b64encode(packed([record_of(chunk)])).decode())
+        listed(path, len(content), record_of(chunk, content))
         for (path, content), chunk in zip(CONTENTS.items(), chunks, strict=True)
     ]
     blob = sealed_manifest(SEAL, Manifest(migration=MIGRATION, chunk_bytes=CHUNK_BYTES, entries=tuple(entries)))
     announced = [Frame(entry=path).dump() for path in CONTENTS]
     return Sent([*announced, Frame(expected=20_000).dump(), Frame(manifest=len(blob)).dump(), blob], chunks)
-
-
-def record_of(chunk: bytes) -> Record:
-    header = Header.parse(chunk[:HEADER_BYTES])
-    plain = next(content for content in CONTENTS.values() if len(content) == header.plain)
-    return Record(header.nonce, SEAL.digest(header.nonce, plain))
 
 
 def mutants() -> Iterator[Sent]:
@@ -74,9 +67,8 @@ def mutants() -> Iterator[Sent]:
 def _field(sent: Sent, chance: random.Random) -> None:
     frames = [frame for frame in sent.frames if isinstance(frame, dict)]
     if frames:
-        chance.choice(frames)[chance.choice(("entry", "blob", "expected", "manifest", "unknown"))] = chance.choice(
-            NASTY
-        )
+        field = chance.choice(("entry", "blob", "expected", "manifest", "unknown"))
+        chance.choice(frames)[field] = chance.choice(NASTY)
 
 
 def _part(sent: Sent, chance: random.Random) -> None:

@@ -99,28 +99,40 @@ def pod() -> Generator[Pod]:
 
 
 @contextmanager
+def ends(pod: Pod, inside: str, outside: str) -> Generator[tuple[subprocess.Popen[str], subprocess.Popen[str]]]:
+    """Run a server inside, and when it says that it is ready a client outside."""
+    server_argv = ["nsenter", f"--net=/proc/{pod.pid}/ns/net", sys.executable, "-c", inside]
+    client_argv = ["ip", "netns", "exec", pod.outside, sys.executable, "-c", outside]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(server_argv, stdin=pipe, stdout=pipe, text=True) as server:
+        try:
+            assert hear(server) == "ready"
+            with subprocess.Popen(client_argv, stdin=pipe, stdout=pipe, text=True) as client:
+                try:
+                    yield server, client
+                finally:
+                    client.kill()
+        finally:
+            server.kill()
+
+
+@contextmanager
 def connection(pod: Pod) -> Generator[subprocess.Popen[str]]:
     """Run a client outside that is connected to an echo server inside; a line in is answered by a line out."""
-    server_argv = ["nsenter", f"--net=/proc/{pod.pid}/ns/net", sys.executable, "-c", SERVER]
-    client_argv = ["ip", "netns", "exec", pod.outside, sys.executable, "-c", CLIENT]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(server_argv, stdout=pipe, text=True) as server:
-        assert server.stdout is not None
-        assert server.stdout.readline() == "ready\n"
-        with subprocess.Popen(client_argv, stdin=pipe, stdout=pipe, text=True) as client:
-            try:
-                yield client
-            finally:
-                client.kill()
-                server.kill()
+    with ends(pod, SERVER, CLIENT) as (_, client):
+        yield client
+
+
+def hear(program: subprocess.Popen[str]) -> str:
+    assert program.stdout is not None
+    return program.stdout.readline().strip()
 
 
 def say(client: subprocess.Popen[str]) -> str:
     assert client.stdin is not None
-    assert client.stdout is not None
     client.stdin.write("hello\n")
     client.stdin.flush()
-    return client.stdout.readline().strip()
+    return hear(client)
 
 
 def test_drop_silences_all_but_loopback_until_it_is_lifted(pod: Pod) -> None:
@@ -187,23 +199,13 @@ except OSError as error:
 def test_a_client_that_waits_is_told_and_gets_nothing_that_was_written_while_it_was_dropped(pod: Pod) -> None:
     """Else it would hear, after the commit, of what the moved copy never wrote, or writes again."""
     drop = PacketDrop(HOST, pod.pid)
-    pipe = subprocess.PIPE
-    writer_argv = ["nsenter", f"--net=/proc/{pod.pid}/ns/net", sys.executable, "-c", WRITER]
-    reader_argv = ["ip", "netns", "exec", pod.outside, sys.executable, "-c", READER]
-    with subprocess.Popen(writer_argv, stdin=pipe, stdout=pipe, text=True) as writer:
-        assert writer.stdin is not None
-        assert writer.stdout is not None
-        assert writer.stdout.readline() == "ready\n"
-        with subprocess.Popen(reader_argv, stdout=pipe, text=True) as reader:
-            assert reader.stdout is not None
-            assert reader.stdout.readline() == "connected\n"
-            drop.drop()
-            writer.stdin.write("\n")
-            writer.stdin.flush()
-            assert writer.stdout.readline() == "written\n"
-            drop.reset()
-            writer.kill()
-            assert reader.stdout.readline() == "ConnectionResetError\n"
+    with ends(pod, WRITER, READER) as (writer, reader):
+        assert hear(reader) == "connected"
+        drop.drop()
+        assert say(writer) == "written"
+        drop.reset()
+        writer.kill()
+        assert hear(reader) == "ConnectionResetError"
 
 
 def test_reset_refuses_new_connections(pod: Pod) -> None:
