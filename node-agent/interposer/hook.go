@@ -85,6 +85,9 @@ func runHook(cfg *Config, action string, env []string) int {
 	if action != "post-dump" {
 		err = errors.Join(err, h.kill())
 	}
+	if action == "pre-resume" {
+		err = errors.Join(err, killTracer(h.initPID))
+	}
 	h.log(action, err)
 	return 1
 }

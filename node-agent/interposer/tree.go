@@ -92,6 +92,49 @@ func killTree(initPID int) error {
 	return failed
 }
 
+// killTracer kills who traces a process that was killed and does not die: the first process of a pid namespace waits in
+// the kernel until all others of it are reaped, and of those that CRIU traces only CRIU can be the one. CRIU ignores how
+// its pre-resume script ended, goes on with a tree that is dead, and was seen to wait for its first process for ever.
+// No task of the tree runs for a moment when its tracer dies: death is pending for all of them.
+func killTracer(pid int) error {
+	root, err := pidfdOpen(pid)
+	if err != nil {
+		return nil
+	}
+	defer syscall.Close(root)
+	tracer := statusNumber(pid, "TracerPid:")
+	if dead, err := pollFds([]int{root}, 0); tracer <= 1 || err != nil || dead[0] {
+		return err
+	}
+	for _, child := range descendants(pid) {
+		_ = syscall.Kill(child, syscall.SIGKILL)
+	}
+	fd, err := pidfdOpen(tracer)
+	if err != nil {
+		return err
+	}
+	defer syscall.Close(fd)
+	if statusNumber(pid, "TracerPid:") != tracer {
+		return nil
+	}
+	return pidfdSignal(fd, syscall.SIGKILL)
+}
+
+// statusNumber reads the first number of a line of /proc/PID/status; 0 when there is none.
+func statusNumber(pid int, name string) int {
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(data)) {
+		if numbers, ok := strings.CutPrefix(line, name); ok {
+			number, _ := strconv.Atoi(strings.TrimSpace(numbers))
+			return number
+		}
+	}
+	return 0
+}
+
 // stopDescendants stops all processes below pid and returns their pidfds.
 func stopDescendants(pid int) []int {
 	var fds []int

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from migration_api.base import Model
 
@@ -34,13 +35,23 @@ def has_exited(pid: int) -> bool:
         os.close(pidfd)
 
 
+def tracer_of(pid: int) -> int | None:
+    """Return who traces a process; None when nobody does, or it is gone."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("TracerPid:"):
+                return int(line.split()[1]) or None
+    return None
+
+
 @dataclass(frozen=True)
 class Processes:
-    """Looks at processes of this boot; the two functions are what a test replaces."""
+    """Looks at processes of this boot; the three functions are what a test replaces."""
 
     start: Callable[[int], int | None]
     """When a process started, in clock ticks since boot; None when there is none."""
     exited: Callable[[int], bool] = has_exited
+    tracer: Callable[[int], int | None] = tracer_of
 
     def ref(self, pid: int) -> ProcessRef | None:
         """Return the name of a process that lives now."""
@@ -50,6 +61,13 @@ class Processes:
     def alive(self, process: ProcessRef) -> bool:
         """Say whether exactly this process still runs; a zombie does not."""
         return self.start(process.pid) == process.start and not self.exited(process.pid)
+
+    def kill_tracer(self, process: ProcessRef) -> None:
+        """Kill who traces a process that was killed long ago and does not die: `killTracer` in tree.go says why."""
+        tracer = self.tracer(process.pid) if self.alive(process) else None
+        ref = self.ref(tracer) if tracer else None
+        if ref is not None and self.tracer(process.pid) == tracer and self.alive(process):
+            self.kill(ref)
 
     def kill(self, process: ProcessRef) -> None:
         """Send SIGKILL to exactly this process; nothing when it is gone."""

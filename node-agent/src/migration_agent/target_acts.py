@@ -155,6 +155,9 @@ class TargetActs:
         if moment - self._clearing_since > _KILL_AFTER_SECONDS:
             for process in reversed(side.record.processes):  # the tree first
                 side.tools.processes.kill(process)
+        if moment - self._clearing_since > 2 * _KILL_AFTER_SECONDS:
+            for process in side.record.processes:
+                side.tools.processes.kill_tracer(process)
 
     async def _write_resumed(self) -> None:
         side = self._side

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from migration_agent import target_acts
 from migration_agent.gate import Gates
 from migration_agent.journal import Journal, SourceRecord, TargetRecord
 from migration_agent.migrations import Conflict, Migrations
@@ -215,6 +216,39 @@ async def test_i1_no_promise_while_a_process_of_the_tree_lives(world: World) -> 
         await side.round()
     assert side.word() is PeerState.DESTROYED
     assert side.record.settled
+
+
+def sleeping() -> subprocess.Popen[bytes]:
+    return subprocess.Popen(["sleep", "1000"])
+
+
+async def test_i4_a_tree_that_dies_only_with_its_tracer_keeps_nobody_waiting(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CRIU was seen to trace the tree of a hook that had failed, and to reap nothing of it for ever."""
+    world.found("destroyed")
+    world.say("abort")
+    with sleeping() as criu, sleeping() as tree:
+        world.tree, world.tree_lives = ProcessRef(pid=tree.pid, start=1), True
+        world.found("destroyed")
+        monkeypatch.setattr(target_acts, "_KILL_AFTER_SECONDS", 0.0)
+        side = world.agent()
+        looks = Processes(
+            lambda pid: 1 if pid in {tree.pid, criu.pid} else None,
+            exited=lambda _: criu.poll() is not None,
+            tracer=lambda pid: criu.pid if pid == tree.pid else None,
+        )
+        side.tools = replace(side.tools, processes=looks)
+        await side.prepare()
+        for _ in range(100):
+            await side.round()
+            if side.record.settled:
+                break
+        assert criu.wait(10) == -signal.SIGKILL
+        for _ in range(5):
+            await side.round()
+        assert side.record.settled
+        assert side.word() is PeerState.DESTROYED
 
 
 async def test_i2_nothing_is_returned_while_the_source_does_not_answer(world: World) -> None:
