@@ -28,21 +28,23 @@ type agentConn struct {
 }
 
 // dialAgent connects once. Only root may answer: whoever answers decides what a privileged restore runs.
-func dialAgent(cfg *Config) (*agentConn, error) {
-	info, err := os.Lstat(cfg.socket())
+func dialAgent(cfg *Config) (*agentConn, error) { return dialSocket(cfg, cfg.socket()) }
+
+func dialSocket(cfg *Config, path string) (*agentConn, error) {
+	info, err := os.Lstat(path)
 	if err != nil {
 		return nil, err
 	}
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	if !ok || info.Mode().Type() != fs.ModeSocket || int(stat.Uid) != cfg.Owner {
-		return nil, fmt.Errorf("%s is not a socket of root", cfg.socket())
+		return nil, fmt.Errorf("%s is not a socket of root", path)
 	}
 	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
 	conn := &agentConn{fd: fd}
-	if err := conn.connect(cfg); err != nil {
+	if err := conn.connect(cfg, path); err != nil {
 		conn.close()
 		return nil, err
 	}
@@ -50,20 +52,20 @@ func dialAgent(cfg *Config) (*agentConn, error) {
 }
 
 // connect bounds connecting and sending: an agent that does not accept must not hold us beyond the deadline.
-func (c *agentConn) connect(cfg *Config) error {
+func (c *agentConn) connect(cfg *Config, path string) error {
 	limit := syscall.Timeval{Sec: 2}
 	if err := syscall.SetsockoptTimeval(c.fd, syscall.SOL_SOCKET, syscall.SO_SNDTIMEO, &limit); err != nil {
 		return err
 	}
-	if err := syscall.Connect(c.fd, &syscall.SockaddrUnix{Name: cfg.socket()}); err != nil {
-		return fmt.Errorf("connect to %s: %w", cfg.socket(), err)
+	if err := syscall.Connect(c.fd, &syscall.SockaddrUnix{Name: path}); err != nil {
+		return fmt.Errorf("connect to %s: %w", path, err)
 	}
 	peer, err := syscall.GetsockoptUcred(c.fd, syscall.SOL_SOCKET, syscall.SO_PEERCRED)
 	if err != nil {
 		return err
 	}
 	if int(peer.Uid) != cfg.Owner {
-		return fmt.Errorf("%s is served by uid %d", cfg.socket(), peer.Uid)
+		return fmt.Errorf("%s is served by uid %d", path, peer.Uid)
 	}
 	return nil
 }
@@ -81,7 +83,10 @@ func (c *agentConn) send(message any) error {
 	if err != nil {
 		return err
 	}
-	data = append(data, '\n')
+	return c.write(append(data, '\n'))
+}
+
+func (c *agentConn) write(data []byte) error {
 	for len(data) > 0 {
 		n, err := syscall.SendmsgN(c.fd, data, nil, nil, syscall.MSG_NOSIGNAL)
 		if errors.Is(err, syscall.EINTR) {

@@ -32,6 +32,9 @@ func run(cfg *Config, argv, env []string) int {
 	if len(argv) > 1 && argv[1] == pagerServer {
 		return runPageServer(cfg, argv)
 	}
+	if len(argv) > 1 && argv[1] == dumpCommand {
+		return runDump(argv, env)
+	}
 	began := boottime()
 	cmd, err := parseCommand(argv[1:])
 	if err != nil {

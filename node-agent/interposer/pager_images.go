@@ -23,10 +23,12 @@ const (
 	addressCeiling = 1 << 56
 )
 
-// piece is memory that is still missing in a process: [start, end), and where in the pages file its bytes begin.
+// piece is memory that is still missing in a process: [start, end), and where its bytes begin: in the pages file, or, of
+// what stayed in the source's process, there.
 type piece struct {
 	start, end uint64
 	offset     int64
+	remote     bool
 }
 
 // lazyMemory is what CRIU leaves out when it restores a process lazily.
@@ -90,11 +92,14 @@ func readPagemap(entries [][]byte, mappings [][2]uint64) (missing, int64, error)
 			return nil, 0, errors.New("it refers to an earlier checkpoint")
 		}
 		last = start + count*pageSize
+		switch flags & (entryPresent | entryLazy) {
+		case entryPresent | entryLazy:
+			pieces = append(pieces, cutAtBorders(piece{start, last, offset, false}, mappings)...)
+		case entryLazy:
+			pieces = append(pieces, cutAtBorders(piece{start, last, int64(start), true}, mappings)...)
+		}
 		if flags&entryPresent == 0 {
 			continue
-		}
-		if flags&entryLazy != 0 {
-			pieces = append(pieces, cutAtBorders(piece{start, last, offset}, mappings)...)
 		}
 		offset += int64(count * pageSize)
 	}
@@ -114,7 +119,7 @@ func cutAtBorders(it piece, mappings [][2]uint64) []piece {
 			break
 		}
 		start, end := max(m[0], it.start), min(m[1], it.end)
-		found = append(found, piece{start, end, it.offset + int64(start-it.start)})
+		found = append(found, piece{start, end, it.offset + int64(start-it.start), it.remote})
 	}
 	return found
 }

@@ -30,12 +30,12 @@ func (m *missing) cut(start, end uint64) missing {
 	taken := slices.Clone(old[first:last])
 	var left []piece
 	if head := &taken[0]; head.start < start {
-		left = append(left, piece{head.start, start, head.offset})
+		left = append(left, piece{head.start, start, head.offset, head.remote})
 		head.offset += int64(start - head.start)
 		head.start = start
 	}
 	if tail := &taken[len(taken)-1]; tail.end > end {
-		left = append(left, piece{end, tail.end, tail.offset + int64(end-tail.start)})
+		left = append(left, piece{end, tail.end, tail.offset + int64(end-tail.start), tail.remote})
 		tail.end = end
 	}
 	switch {
@@ -59,4 +59,16 @@ func (m *missing) move(from, to, length uint64) {
 	m.cut(to, to+length)
 	at, _ := m.find(to)
 	*m = slices.Insert(*m, at, taken...)
+}
+
+// fetched returns a remote piece of which a span of the source holds something, and what: [from, to) there.
+func (m missing) fetched(it span) (at int, from, to uint64) {
+	for i, p := range m {
+		origin := uint64(p.offset)
+		from, to := max(it.start, origin), min(it.end, origin+p.end-p.start)
+		if p.remote && from < to {
+			return i, from, to
+		}
+	}
+	return -1, 0, 0
 }

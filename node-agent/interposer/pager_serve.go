@@ -31,7 +31,9 @@ type pageServer struct {
 	guard  int
 	tasks  []*pagedTask
 	files  map[string][]byte
-	full   bool // the restore is finished: fill in also what nobody waits for
+	remote *pageClient
+	came   []*block // from the source, to be placed
+	full   bool     // the restore is finished: fill in also what nobody waits for
 }
 
 // runPageServer is the server's main: image directory and the pid of the interposer. Why it failed stands where the
@@ -42,6 +44,9 @@ func runPageServer(cfg *Config, argv []string) int {
 	}
 	interposer, err := strconv.Atoi(argv[3])
 	s := &pageServer{cfg: cfg, images: filepath.Join(argv[2], "images"), criu: -1, guard: pagerGuard, files: map[string][]byte{}}
+	if err == nil {
+		s.remote, err = newPageClient(cfg, argv[2])
+	}
 	if err == nil {
 		err = s.serve(pagerListener, interposer)
 	}
@@ -95,17 +100,20 @@ func (s *pageServer) accept(listener, interposer int) (bool, error) {
 	}
 }
 
-// look waits for something to do, does what the kernel and CRIU say, and then fills in a little.
+// look waits for something to do, does what the kernel, the source and CRIU say, and then fills in a little.
 func (s *pageServer) look() error {
-	wait, fds := time.Second, make([]int, 0, len(s.tasks)+1)
+	wait, fds := time.Second, []int{s.remote.wake[0]}
+	if s.full {
+		s.prefetch()
+	}
+	if _, local := s.local(); local && s.full || len(s.came) > 0 {
+		wait = 0
+	}
 	for _, task := range s.tasks {
 		fds = append(fds, task.uffd)
 		if len(task.waiting) > 0 {
 			wait = 0
 		}
-	}
-	if s.full {
-		wait = 0
 	}
 	if s.criu >= 0 {
 		fds = append(fds, s.criu)
@@ -115,36 +123,99 @@ func (s *pageServer) look() error {
 		return err
 	}
 	for i, task := range s.tasks {
-		if ready[i] || len(task.waiting) > 0 {
+		if ready[i+1] || len(task.waiting) > 0 || len(s.came) > 0 {
 			if err := s.deal(task); err != nil {
 				return err
 			}
 		}
 	}
+	if err := s.place(); err != nil {
+		return err
+	}
 	if s.criu >= 0 && ready[len(ready)-1] {
 		return s.hear()
 	}
-	return s.fill()
+	if it, local := s.local(); local && s.full {
+		return it.next()
+	}
+	return nil
+}
+
+// place fills in what came from the source; what cannot be now is tried again when the events were read.
+func (s *pageServer) place() error {
+	s.came = append(s.came, s.remote.answered()...)
+	for len(s.came) > 0 {
+		b := s.came[0]
+		if b.err != nil {
+			return b.err
+		}
+		for _, task := range s.tasks {
+			if task.pid != b.pid || task.gone {
+				continue
+			}
+			if placed, err := task.place(b); err != nil || !placed {
+				return err
+			}
+		}
+		s.remote.landed(b)
+		s.came = s.came[1:]
+	}
+	return nil
+}
+
+// local returns a task with something that can be filled in from here.
+func (s *pageServer) local() (*pagedTask, bool) {
+	for _, task := range s.tasks {
+		if _, ok := task.local(); ok {
+			return task, true
+		}
+	}
+	return nil, false
+}
+
+// prefetch asks the source for what nobody waits for yet.
+func (s *pageServer) prefetch() {
+	for len(s.remote.flying) < bulkRequests {
+		b := s.nextBlock()
+		if b == nil || !s.remote.request(b, false) {
+			return
+		}
+	}
+}
+
+// nextBlock returns as much as is asked for at once of what the first task misses, and was not asked for.
+func (s *pageServer) nextBlock() *block {
+	for _, task := range s.tasks {
+		b := &block{pid: task.pid}
+		for _, it := range task.missing {
+			if !it.remote || task.gone {
+				continue
+			}
+			end := uint64(it.offset) + it.end - it.start
+			for at := s.remote.next(task.pid, uint64(it.offset)); at < end; {
+				to := min(s.remote.ahead(task.pid, at, end), at+remoteBytes-b.size())
+				b.spans = append(b.spans, span{at, to})
+				if b.size() >= remoteBytes || len(b.spans) == maxRanges {
+					return b
+				}
+				at = s.remote.next(task.pid, to)
+			}
+		}
+		if len(b.spans) > 0 {
+			return b
+		}
+	}
+	return nil
 }
 
 // deal reads what the kernel reports of a task.
 func (s *pageServer) deal(task *pagedTask) error {
-	born, err := task.events()
+	born, err := task.events(s.remote)
 	for _, child := range born {
 		s.hold(child.uffd)
 		s.tasks = append(s.tasks, child)
 	}
 	return err
-}
-
-// fill fills in a little of the first task that misses something.
-func (s *pageServer) fill() error {
-	for _, task := range s.tasks {
-		if s.full && !task.done() {
-			return task.next()
-		}
-	}
-	return nil
 }
 
 func (s *pageServer) allDone() bool {
@@ -203,7 +274,7 @@ func (s *pageServer) take(pid int) error {
 	if err != nil {
 		return err
 	}
-	s.tasks = append(s.tasks, &pagedTask{uffd: fds[0], missing: memory.pieces, pages: pages})
+	s.tasks = append(s.tasks, &pagedTask{uffd: fds[0], pid: pid, missing: memory.pieces, pages: pages})
 	return nil
 }
 

@@ -62,13 +62,16 @@ func TestLazyMemoryIsReadAsCriuWritesIt(t *testing.T) {
 	entries := [][]byte{
 		pagemapEntry(0x10000, 1, entryPresent),           // restored at once
 		pagemapEntry(0x12000, 4, entryPresent|entryLazy), // over the border at 0x14000
-		pagemapEntry(0x18000, 2, entryLazy),              // no bytes anywhere
+		pagemapEntry(0x18000, 2, entryLazy),              // in the source's process only
 		pagemapEntry(0x30000, 1, entryPresent|entryLazy),
 	}
 	writeImages(t, dir, mappings, entries, make([]byte, 6*pageSize))
 	memory, err := readLazyMemory(dir, pagedPid)
 	must(t, err)
-	want := missing{{0x12000, 0x14000, pageSize}, {0x14000, 0x16000, 3 * pageSize}, {0x30000, 0x31000, 5 * pageSize}}
+	want := missing{
+		{0x12000, 0x14000, pageSize, false}, {0x14000, 0x16000, 3 * pageSize, false}, {0x18000, 0x1a000, 0x18000, true},
+		{0x30000, 0x31000, 5 * pageSize, false},
+	}
 	if fmt.Sprint(memory.pieces) != fmt.Sprint(want) || memory.pages != dir+"/pages-3.img" {
 		t.Fatal(memory)
 	}
@@ -104,7 +107,7 @@ func FuzzLazyMemory(f *testing.F) {
 			return
 		}
 		for _, it := range found.pieces {
-			if it.start >= it.end || it.offset < 0 || it.offset+int64(it.end-it.start) > 2*pageSize {
+			if it.start >= it.end || it.offset < 0 || !it.remote && it.offset+int64(it.end-it.start) > 2*pageSize {
 				t.Fatal(found)
 			}
 		}
@@ -112,12 +115,12 @@ func FuzzLazyMemory(f *testing.F) {
 }
 
 func TestMissingMemoryIsCutAndMoved(t *testing.T) {
-	m := missing{{0x1000, 0x5000, 0}, {0x8000, 0x9000, 0x4000}}
-	if taken := m.cut(0x2000, 0x3000); fmt.Sprint(taken) != fmt.Sprint(missing{{0x2000, 0x3000, 0x1000}}) {
+	m := missing{{0x1000, 0x5000, 0, false}, {0x8000, 0x9000, 0x4000, false}}
+	if taken := m.cut(0x2000, 0x3000); fmt.Sprint(taken) != fmt.Sprint(missing{{0x2000, 0x3000, 0x1000, false}}) {
 		t.Fatal(taken)
 	}
 	m.move(0x3000, 0x20000, 0x2000)
-	want := missing{{0x1000, 0x2000, 0}, {0x8000, 0x9000, 0x4000}, {0x20000, 0x22000, 0x2000}}
+	want := missing{{0x1000, 0x2000, 0, false}, {0x8000, 0x9000, 0x4000, false}, {0x20000, 0x22000, 0x2000, false}}
 	if fmt.Sprint(m) != fmt.Sprint(want) {
 		t.Fatal(m)
 	}
@@ -147,6 +150,11 @@ const pagedPages = 2048
 
 func startPaging(t *testing.T) *paging {
 	t.Helper()
+	return startPagingOf(t, entryPresent|entryLazy)
+}
+
+func startPagingOf(t *testing.T, flags uint64) *paging {
+	t.Helper()
 	l := newLab(t)
 	l.ticket("resuming")
 	must(t, os.MkdirAll(l.images+"/work", 0o700))
@@ -159,7 +167,7 @@ func startPaging(t *testing.T) *paging {
 	must(t, err)
 	first := p.address(0)
 	writeImages(t, l.images+"/images", [][2]uint64{{first, first + uint64(len(p.memory))}},
-		[][]byte{pagemapEntry(first, pagedPages, entryPresent|entryLazy)}, p.pages)
+		[][]byte{pagemapEntry(first, pagedPages, flags)}, p.pages)
 	p.register()
 	path := filepath.Join(l.images, "work", "lazy-pages.socket")
 	listener, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)

@@ -45,6 +45,7 @@ func productionConfig() *Config {
 
 func (c *Config) ticketDir(podUID string) string { return filepath.Join(c.StateDir, "tickets", podUID) }
 func (c *Config) socket() string                 { return filepath.Join(c.RunDir, "agent.sock") }
+func (c *Config) pagesSocket() string            { return filepath.Join(c.RunDir, "pages.sock") }
 func (c *Config) images() string                 { return filepath.Join(c.RunDir, "images") }
 func (c *Config) imagesOnDisk() string           { return filepath.Join(c.StateDir, "images") }
 func (c *Config) criuConf(id string) string      { return filepath.Join(c.RunDir, "criu", id+".conf") }
