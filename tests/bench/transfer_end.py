@@ -30,6 +30,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from migration_agent.certificate import ensure_certificate
+from migration_agent.pages.source import Lending
 from migration_agent.peer import Admission, PeerServer, Refused
 from migration_agent.peer_client import PeerClient
 from migration_agent.ports import PeerState, Progress, Sending, Stop
@@ -119,6 +120,12 @@ class Handler:
         raise Refused("not here")
 
     def intact(self, peer: str, migration: str) -> bool:
+        raise Refused("not here")
+
+    def lend(self, peer: str, question: Question) -> Lending:
+        raise Refused("not here")
+
+    def memory_moved(self, peer: str, migration: str) -> None:
         raise Refused("not here")
 
 

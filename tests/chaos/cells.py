@@ -132,6 +132,7 @@ ELSEWHERE = {
     Failpoint.TARGET_MAKE_TICKET: "the target's agent died between its journal and the ticket",
     Failpoint.TARGET_GIVE_UP: "a target node that was declared out of service and came back",
     Failpoint.TARGET_FETCH: "a restore from a ContainerCheckpoint: test_checkpoints.py",
+    Failpoint.TARGET_MEMORY_MOVED: "strategy PostCopy: test_post_copy.py",
     Failpoint.TARGET_OPEN: "the late gate: test_late_gate.py",
     Failpoint.TARGET_REFUSE: "a gate after a failure",
     Failpoint.TARGET_LOSE: "several containers: test_several.py",

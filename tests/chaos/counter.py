@@ -13,9 +13,12 @@ import socket
 import sys
 import threading
 import time
+import zlib
 
 TIMEOUT = 2.0
 EVERY = 0.02
+CHECK_EVERY = 5
+"""Increments after which another MiB is compared; a wrong one ends the process, and so this life."""
 BALLAST: list[bytes] = []
 """Incompressible memory, so that dump and transfer take their time."""
 
@@ -59,10 +62,15 @@ def main(name: str, host: str, port: str, mebibytes: str, listen: str = "") -> N
     if listen:
         threading.Thread(target=answer, args=(int(listen),), daemon=True).start()
     BALLAST.extend(os.urandom(1 << 20) for _ in range(int(mebibytes)))
+    digests = [zlib.crc32(block) for block in BALLAST]
     line, life, number = Line(host, int(port)), os.urandom(8).hex(), 0
     while True:
         number += 1
         mark = os.urandom(6).hex()
+        if number % CHECK_EVERY == 0 and BALLAST:
+            at = number // CHECK_EVERY % len(BALLAST)
+            if zlib.crc32(BALLAST[at]) != digests[at]:
+                sys.exit(f"MiB {at} of the memory is not what it was")
         while not line.tell(f"{name} {life} {number} {mark}"):
             time.sleep(EVERY)
         time.sleep(EVERY)

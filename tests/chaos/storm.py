@@ -16,6 +16,7 @@ from chaos.cells import KNOWN, Accident, Cell, points
 from chaos.lab import Lab, OnNodeError
 from chaos.trial import left_in
 from chaos.workload import End, Workload
+from migration_api.migration import Strategy
 from support.cluster import NotInTimeError, wait_for
 
 _RELIEF_SECONDS = 2.0
@@ -32,6 +33,9 @@ _ACCIDENTS = {
     Accident.TARGET_CONTAINERD: 1,
 }
 """By weight. None that takes away what is moved: the pods, the object, or the tasks that CRIU's code is in."""
+_POST_COPY = 0.35
+_MEBIBYTES = 40
+"""So much of each counter's memory that with PostCopy it stays at the source."""
 _DEEDS = ("kill", "kill", "kill", "fail", "fail", "delay")
 
 
@@ -58,6 +62,12 @@ def harm(seed: str, number: int) -> Harm:
         return Harm(point, f"delay {dice.uniform(0.2, 3):.1f}" if deed == "delay" else deed)
     [accident] = dice.choices(tuple(_ACCIDENTS), tuple(_ACCIDENTS.values()))
     return Harm(accident=accident, after=dice.uniform(0, _LONGEST_WAIT))
+
+
+def strategy(seed: str, number: int) -> Strategy:
+    """Return how that migration's memory moves: the same for the same seed."""
+    dice = random.Random(f"{seed}/{number}/strategy")  # noqa: S311  # no secret
+    return Strategy.POST_COPY if dice.random() < _POST_COPY else Strategy.STOP_AND_COPY
 
 
 @dataclass
@@ -127,7 +137,7 @@ class Storm:
         return self.tally
 
     def _many(self, job: int) -> None:
-        workload = Workload(self.lab, f"counter-{job}")
+        workload = Workload(self.lab, f"counter-{job}", _MEBIBYTES)
         workload.start(self.lab.nodes[job % 2])
         while (number := self._take()) is not None:
             try:
@@ -154,7 +164,8 @@ class Storm:
         began = time.monotonic()
         if it.accident is None and (spot := lab.spot(it.point, scene.source, scene.target)):
             lab.arm(spot, it.point, it.deed)
-        workload.apply(move)
+        how = strategy(self.seed, number)
+        workload.apply(move, strategy=how.value)
         if it.accident is not None:
             self._over.wait(it.after)
             with suppress(OnNodeError):
@@ -169,7 +180,8 @@ class Storm:
         if not kept or where.startswith("not"):
             raise AssertionError(f"{end.reason}: {end.message}; {where}")
         lab.kubectl("delete", "cmig", move, "-n", lab.namespace, "--ignore-not-found", "--wait=false")
-        self.say(f"{number:4} {it!s:50} {end.reason:12} runs on at the {where} after {time.monotonic() - began:.0f} s")
+        told = f"{how:11} {it!s:50} {end.reason:12} runs on at the {where} after"
+        self.say(f"{number:4} {told} {time.monotonic() - began:.0f} s")
 
     def _relieve(self) -> None:
         while not self._over.wait(_RELIEF_SECONDS):

@@ -39,6 +39,7 @@ def source_request(
     thaw: Thaw = Thaw.DECIDED,
     *,
     taking: bool = False,
+    post_copy: bool = False,
 ) -> SourceRequest:
     return SourceRequest(
         migration=REF.model_copy(update={"kind": RefKind.CONTAINER_CHECKPOINT}) if taking else REF,
@@ -46,6 +47,7 @@ def source_request(
         pod_uid=SOURCE_POD,
         containers=containers,
         order=order,
+        post_copy=post_copy,
         target_node=None if taking else "node-b",
         thaw=Thaw.DUMPED if taking else thaw,
         freeze_budget_seconds=budget,
@@ -355,6 +357,8 @@ class FakePeers:
     sent: list[str] = field(default_factory=list[str])
     asked: list[tuple[bool, bool]] = field(default_factory=list[tuple[bool, bool]])
     """(promise, settled) of each question."""
+    moved: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    """(node, migration) of each word that no memory is needed any more."""
 
     def send(self, sending: Sending) -> None:
         if self.connect_error is not None:
@@ -379,6 +383,11 @@ class FakePeers:
         if self.is_intact is None:
             raise PeerUnreachable("the other agent does not answer")
         return self.is_intact
+
+    def memory_moved(self, node: str, migration: str) -> None:
+        if self.is_intact is None:
+            raise PeerUnreachable("the other agent does not answer")
+        self.moved.append((node, migration))
 
 
 def journal_at(root: Path) -> Journal:

@@ -25,6 +25,7 @@ FACTS = NodeFacts(
     architecture="x86_64",
     cpu_flags=("avx", "avx2", "sse"),
     kernel_features=("timens", "userns"),
+    post_copy=True,
     criu_version="4.2",
     run_bytes_free=8192 * MEBIBYTE,
 )

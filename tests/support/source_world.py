@@ -41,6 +41,7 @@ class World:
     thaw: Thaw = Thaw.DECIDED
     taking: bool = False
     """For a ContainerCheckpoint: there is no target."""
+    post_copy: bool = False
 
     def __post_init__(self) -> None:
         self.journal = journal_at(self.root)
@@ -50,7 +51,7 @@ class World:
         self.journal.claim(SOURCE_POD, MIGRATION)
         if self.taking:
             self.cluster.migration = Seen(source_node="node-a", source_pod_uid=SOURCE_POD)
-        request = source_request(thaw=self.thaw, taking=self.taking)
+        request = source_request(thaw=self.thaw, taking=self.taking, post_copy=self.post_copy)
         self.journal.save(SourceRecord(request=request.task, boot_id=self.clock.boot))
         self.side = self.agent(restarted=False)
 

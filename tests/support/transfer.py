@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from migration_agent.certificate import ensure_certificate
+from migration_agent.pages.source import Lending
 from migration_agent.paths import Layout
 from migration_agent.peer import Admission, PeerServer, Refused
 from migration_agent.peer_client import PeerClient
@@ -49,6 +50,9 @@ class Handler:
     endings: list[Ending] = field(default_factory=list[Ending])
     peers: list[str] = field(default_factory=list[str])
     done: threading.Event = field(default_factory=threading.Event)
+    lending: Lending | None = None
+    moved: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    """(peer, migration) of each word that no memory is needed any more."""
     progress: Callable[[int, int | None], None] = lambda _, __: None
 
     def admit(self, peer: str, question: Question) -> Admission:
@@ -68,6 +72,14 @@ class Handler:
 
     def intact(self, peer: str, migration: str) -> bool:
         return True
+
+    def lend(self, peer: str, question: Question) -> Lending:
+        if self.lending is None:
+            raise Refused("no memory stays here")
+        return self.lending
+
+    def memory_moved(self, peer: str, migration: str) -> None:
+        self.moved.append((peer, migration))
 
 
 class Nodes:

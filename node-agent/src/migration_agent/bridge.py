@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+import socket
+from collections.abc import Coroutine, Generator
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from migration_agent.migrations import Migrations
+from migration_agent.pages.source import Lending
+from migration_agent.pages.wire import Lost
 from migration_agent.peer import Admission, Refused
+from migration_agent.peer_client import PeerClient
 from migration_agent.ports import PeerState
 from migration_agent.transport.frames import Question
 from migration_agent.transport.manifest import ManifestEntry
@@ -40,6 +45,12 @@ class PeerBridge:
     def intact(self, peer: str, migration: str) -> bool:
         return self._run(self._migrations.intact(peer, migration))
 
+    def lend(self, peer: str, question: Question) -> Lending:
+        return self._run(self._migrations.lend(peer, question))
+
+    def memory_moved(self, peer: str, migration: str) -> None:
+        self._run(self._migrations.memory_moved(peer, migration))
+
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Wait for the loop's answer; a loop that is ending answers nothing, and the peer asks again."""
         if self._loop.is_closed():
@@ -51,3 +62,25 @@ class PeerBridge:
         except (FutureTimeout, CancelledError):
             future.cancel()
             raise Refused("the agent is busy; ask again", again=True) from None
+
+
+class MemoryLender:
+    """Implements `relay.Lender`: who has the memory of a container that runs here is in the target side's record."""
+
+    def __init__(self, migrations: Migrations, peers: PeerClient, loop: asyncio.AbstractEventLoop) -> None:
+        self._migrations = migrations
+        self._peers = peers
+        self._loop = loop
+
+    @contextmanager
+    def borrow(self, migration: str, container: str) -> Generator[socket.socket]:
+        node = self._migrations.lender_of(migration)
+        if node is None:
+            raise Lost("this node knows of no migration whose memory stays at a source")
+        with self._peers.borrow(node, migration, container) as connection:
+            yield connection
+
+    def lost(self, migration: str, container: str, reason: str) -> None:
+        text = f"container {container}: {reason}"
+        noted = asyncio.run_coroutine_threadsafe(self._migrations.memory_lost(migration, text), self._loop)
+        noted.result(_ANSWER_SECONDS)

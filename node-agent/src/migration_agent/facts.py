@@ -58,12 +58,15 @@ def _has_feature(host: Host, name: str) -> bool:
     return True
 
 
-def node_facts(host: Host, features: tuple[str, ...] = (), *, room: Room | None = None) -> NodeFacts:
+def node_facts(
+    host: Host, features: tuple[str, ...] = (), *, room: Room | None = None, post_copy: bool = False
+) -> NodeFacts:
     """Return what this node is; a part that cannot be found out is left empty.
 
     Args:
         host: the node.
         features: of its kernel.
+        post_copy: whether memory can be filled in after a restore.
         room: what is free for checkpoints.
     """
     system = os.uname()
@@ -72,6 +75,7 @@ def node_facts(host: Host, features: tuple[str, ...] = (), *, room: Room | None 
         architecture=system.machine,
         cpu_flags=_cpu_flags(host),
         kernel_features=features,
+        post_copy=post_copy,
         criu_version=_version(host, ["criu", "--version"], r"Version: (\S+)"),
         runtime=_runtime_facts(host),
         run_bytes_free=room.memory if room else 0,

@@ -160,6 +160,20 @@ class Host:
         names = [entry.name for entry in self.path("/proc").iterdir() if entry.name.isdigit()]
         return {int(name) for name in names if self._pid_namespace(name) == wanted}
 
+    def pid_in_namespace_of(self, first: int, pid: int) -> int | None:
+        """Return the pid that a process has in the PID namespace of another one; None when it has none or is gone."""
+        levels, own = len(self._pids(first)), self._pids(pid)
+        return own[levels - 1] if 0 < levels <= len(own) else None
+
+    def _pids(self, pid: int) -> list[int]:
+        """Return a process's pids, from our namespace to its own; none when it is gone."""
+        try:
+            status = self.path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
+        except (FileNotFoundError, ProcessLookupError):
+            return []
+        line = next((it for it in status.splitlines() if it.startswith("NSpid:")), "NSpid:")
+        return [int(word) for word in line.split()[1:]]
+
     def _pid_namespace(self, pid: str) -> int | None:
         with suppress(FileNotFoundError, ProcessLookupError):
             return self.path(f"/proc/{pid}/ns/pid").stat().st_ino

@@ -51,6 +51,10 @@ class SourceRecord(Model):
     """Thaws by the target's promise, not by a register."""
     owes_abort: bool = False
     """Thawed by promise; Abort is still to be written."""
+    ran: bool = False
+    """Somebody let the containers run after the dump: their memory is not what was dumped."""
+    moved: bool = False
+    """With `postCopy`: the target's agent said that it needs no memory of the frozen processes any more."""
 
     @property
     def ended(self) -> bool:
@@ -59,6 +63,11 @@ class SourceRecord(Model):
     @property
     def settled(self) -> bool:
         return self.ended and not self.owes_abort
+
+    @property
+    def lends(self) -> bool:
+        """Whether the target may still need memory of the frozen processes."""
+        return self.request.post_copy and not self.moved
 
     @property
     def apart(self) -> bool:
@@ -92,6 +101,10 @@ class TargetRecord(Model):
     resumed_at: Time | None = None
     filled_at: Time | None = None
     """When all of its memory was in place, if that came after."""
+    moved: bool = False
+    """With `postCopy`: the source's agent knows that no memory of its processes is needed any more."""
+    memory_lost: str | None = None
+    """With `postCopy`: why the source has no memory to give any more."""
     failure: Failure | None = None
     """Why it cannot go on, before the commit."""
     last_error: str | None = None
@@ -99,6 +112,11 @@ class TargetRecord(Model):
     acknowledged: bool = False
     """The source's agent has said that it knows the end."""
     settled: bool = False
+
+    @property
+    def borrows(self) -> bool:
+        """Whether the source must stand still for the sake of its memory, once the containers run here."""
+        return self.request.post_copy and not self.moved
 
 
 RecordT = TypeVar("RecordT", SourceRecord, TargetRecord)

@@ -8,12 +8,12 @@ import os
 import signal
 import ssl
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from migration_agent import host as host_module
-from migration_agent.bridge import PeerBridge
+from migration_agent.bridge import MemoryLender, PeerBridge
 from migration_agent.certificate import ensure_certificate
 from migration_agent.checkpoint.post_dump import Answer, PostDumpBroker
 from migration_agent.clearing import Clearing
@@ -32,6 +32,7 @@ from migration_agent.metrics import certificate_ends
 from migration_agent.metrics import serve as serve_metrics
 from migration_agent.migrations import Migrations
 from migration_agent.mounts import Mounts
+from migration_agent.pages.relay import PageRelay
 from migration_agent.paths import Layout
 from migration_agent.peer import PeerServer
 from migration_agent.peer_client import PeerClient
@@ -138,9 +139,7 @@ async def serve(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT."""
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="blocking"))
-    stopped = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
+    stopped = _stopped(loop)
     host, layout = Host(), Layout()
     await asyncio.to_thread(layout.prepare)
     failpoints.look_in(layout.failpoints)
@@ -159,9 +158,8 @@ async def serve(settings: Settings) -> None:
     broker, gates = PostDumpBroker(), Gates()
     journal, vault, tickets = Journal(layout), Vault(layout), Tickets(layout)
     runtime, room = Containerd(host, broker), RoomFinder(layout, settings.checkpoints_on_disk)
-    places = Places(
-        settings.node, settings.shared_paths, settings.leftover_seconds, Mounts(runtime, host.process_start)
-    )
+    limit, places = _limit(settings), _places(settings, Mounts(runtime, host.process_start))
+    peers = PeerClient(trust, places.store_of, limit=limit)
     sides = NodeSides(
         settings,
         host,
@@ -171,7 +169,7 @@ async def serve(settings: Settings) -> None:
         vault=vault,
         tickets=tickets,
         gates=gates,
-        peers=PeerClient(trust, places.store_of, limit=_limit(settings)),
+        peers=peers,
         places=places,
         lazily=await asyncio.to_thread(fills_memory, host),
     )
@@ -184,8 +182,14 @@ async def serve(settings: Settings) -> None:
 
     gate_server = GateServer(layout.socket, gates, GateDesk(tickets, migrations.target_of), sides.processes, post_dump)
     peer_server = PeerServer(
-        trust, PeerBridge(migrations, loop), settings.address, settings.peer_port, store_of=places.store_of
+        trust,
+        PeerBridge(migrations, loop),
+        settings.address,
+        settings.peer_port,
+        store_of=places.store_of,
+        limit=limit,
     )
+    page_relay = PageRelay(layout.pages_socket, MemoryLender(migrations, peers, loop))
     api_server = ApiServer(
         migrations,
         Doorkeeper(settings.operator_account, api.user_of),
@@ -204,7 +208,8 @@ async def serve(settings: Settings) -> None:
 
     await migrations.start()
     await gate_server.start()
-    peer_server.start()
+    for server in (peer_server, page_relay):
+        server.start()
     Clearing(vault, places, journal.migrations).start()
     await asyncio.to_thread(renewed)
     await api_server.start(settings.address, settings.api_port, context)
@@ -216,15 +221,32 @@ async def serve(settings: Settings) -> None:
     log.info("node %s: the agent serves at %s", settings.node, settings.endpoint(settings.api_port))
     await stopped.wait()
     log.info("the agent stops; what is frozen or held stays so")
-    for task in background:
-        task.cancel()
-    await asyncio.gather(*background, return_exceptions=True)
+    await _cancelled(background)
     await api_server.stop()
     await asyncio.to_thread(stop_metrics)
-    await asyncio.to_thread(peer_server.close)
+    for server in (page_relay, peer_server):
+        await asyncio.to_thread(server.close)
     await migrations.stop()
     await gate_server.stop()
     await api.close()
+
+
+def _stopped(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
+    """Return what is set when the agent is to end."""
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    return stopped
+
+
+async def _cancelled(tasks: Iterable[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _places(settings: Settings, mounts: Mounts) -> Places:
+    return Places(settings.node, settings.shared_paths, settings.leftover_seconds, mounts)
 
 
 def _limit(settings: Settings) -> Bandwidth | None:
@@ -236,11 +258,11 @@ def _look(
 ) -> Callable[[], tuple[NodeFacts, tuple[str, ...]]]:
     """Return what looks at the node, in a thread: its facts and problems. The handler is registered on the way."""
     registration = HandlerRegistration(host, room.layout.state) if settings.register_handler else None
-    features = kernel_features(host)
+    features, post_copy = kernel_features(host), fills_memory(host)
 
     def look() -> tuple[NodeFacts, tuple[str, ...]]:
         unregistered = registration.ensure() if registration and migrations.idle() and not install_problem else None
-        facts = node_facts(host, features, room=room.look())
+        facts = node_facts(host, features, room=room.look(), post_copy=post_copy)
         return facts, (*install_problem, *([unregistered] if unregistered else []), *problems(facts, host))
 
     return look

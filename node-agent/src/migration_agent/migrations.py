@@ -10,6 +10,7 @@ from typing import Protocol
 
 from migration_agent.gate import Gates
 from migration_agent.journal import Journal, JournalDamaged, SourceRecord, TargetRecord
+from migration_agent.pages.source import Lending
 from migration_agent.peer import Admission, Refused
 from migration_agent.ports import Clock, PeerState
 from migration_agent.room import Room
@@ -282,9 +283,36 @@ class Migrations:
         entry = self._entries.get(uid)
         if entry is None or entry.source is None:
             return False
+        return await self._source_for(peer, uid).intact()
+
+    async def lend(self, peer: str, question: Question) -> Lending:
+        """Let the target read memory of the frozen source; raises `Refused`."""
+        return await self._source_for(peer, question.migration).memory.lend(question.container)
+
+    async def memory_moved(self, peer: str, uid: str) -> None:
+        """Take note that the target needs no memory of the source any more; raises `Refused`."""
+        if uid in self._entries or uid in self._damaged:  # else it has ended and is forgotten
+            await self._source_for(peer, uid).memory_moved()
+
+    def _source_for(self, peer: str, uid: str) -> SourceSide:
+        entry = self._entries.get(uid)
+        if entry is None or entry.source is None:
+            raise Refused("this node has no source of that migration")
         if peer != entry.source.record.request.target_node:
             raise Refused(f"the target of this migration is not node {peer}")
-        return await entry.source.intact()
+        return entry.source
+
+    def lender_of(self, uid: str) -> str | None:
+        """Return the node that still has memory of containers that run here; may be called in any thread."""
+        entry = self._entries.get(uid)
+        record = entry.target.record if entry and entry.target else None
+        return record.request.source_node if record and record.borrows else None
+
+    async def memory_lost(self, uid: str, reason: str) -> None:
+        """Take note that it has not."""
+        entry = self._entries.get(uid)
+        if entry is not None and entry.target is not None:
+            await entry.target.memory_lost(reason)
 
     def idle(self) -> bool:
         """Say whether no migration is under way here; may be called in any thread."""

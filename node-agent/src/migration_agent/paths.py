@@ -98,6 +98,11 @@ class Layout:
         return self.run / "agent.sock"
 
     @property
+    def pages_socket(self) -> Path:
+        """Where pagers ask for memory that stays at a source."""
+        return self.run / "pages.sock"
+
+    @property
     def failpoints(self) -> Path:
         """Only tests make it: see `migration_api.failpoints`."""
         return self.run / "failpoints"

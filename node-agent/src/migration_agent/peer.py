@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Protocol
 
 from migration_agent.metrics import REFUSED
+from migration_agent.pages.source import Lending, serve
 from migration_agent.ports import PeerState
+from migration_agent.transport.bandwidth import Bandwidth
 from migration_agent.transport.chunks import CHUNK_BYTES_MAX, FormatError, Seal
 from migration_agent.transport.frames import Answer, FrameError, Question, read_frame, write_frame
 from migration_agent.transport.manifest import ManifestEntry
@@ -83,14 +85,30 @@ class PeerHandler(Protocol):
         """Say whether the source of a migration could go on."""
         ...
 
+    def lend(self, peer: str, question: Question) -> Lending:
+        """Let the target of a migration read memory of the frozen source."""
+        ...
+
+    def memory_moved(self, peer: str, migration: str) -> None:
+        """Take note that the target of a migration needs no such memory any more."""
+        ...
+
 
 class PeerServer:
     """Accepts known agents and answers one question per connection, each in a thread of its own."""
 
     def __init__(
-        self, trust: Trust, handler: PeerHandler, host: str, port: int, *, store_of: StoreOf = no_store
+        self,
+        trust: Trust,
+        handler: PeerHandler,
+        host: str,
+        port: int,
+        *,
+        store_of: StoreOf = no_store,
+        limit: Bandwidth | None = None,
     ) -> None:
-        """Bind; the port is open when this returns."""
+        """Bind; the port is open when this returns. `limit`: what this node may send for all migrations together."""
+        self._limit = [limit] if limit else []
         self._trust = trust
         self._store_of = store_of
         self._streams = Streams()
@@ -159,6 +177,12 @@ class PeerServer:
                     answer = Answer(state=self._handler.settle(peer, question))
                 case "intact":
                     answer = Answer(intact=self._handler.intact(peer, question.migration))
+                case "memory-moved":
+                    self._handler.memory_moved(peer, question.migration)
+                    answer = Answer(ok=True)
+                case "pages":
+                    self._lend(connection, peer, question)
+                    return
                 case _:
                     raise Refused(f"unknown operation {question.op[:64]!r}")  # noqa: TRY301  # one way out
         except (Refused, FormatError, StoreFailure) as error:
@@ -166,6 +190,11 @@ class PeerServer:
             REFUSED.labels("peer", "refused").inc()
             answer = Answer(error=str(error), again=isinstance(error, Refused) and error.again)
         write_frame(connection, answer)
+
+    def _lend(self, connection: ssl.SSLSocket, peer: str, question: Question) -> None:
+        lending = self._handler.lend(peer, question)
+        write_frame(connection, Answer(ok=True))
+        serve(connection, lending, self._limit)
 
     def _receive(self, connection: ssl.SSLSocket, peer: str, question: Question) -> Answer:
         if not _CHUNK_BYTES_MIN <= question.chunk_bytes <= CHUNK_BYTES_MAX or question.chunk_bytes % _PAGE_BYTES:

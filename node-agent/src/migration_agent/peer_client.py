@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 
+from migration_agent.pages.wire import Lost
 from migration_agent.ports import GaveUp, PeerState, PeerUnreachable, Sending, Stop, TransferFailed
 from migration_agent.transport.bandwidth import Bandwidth
 from migration_agent.transport.chunks import CHUNK_BYTES, FormatError
@@ -79,6 +80,35 @@ class PeerClient:
         if answer.intact is None:
             raise PeerUnreachable(f"node {node} answered: {answer.error}")
         return answer.intact
+
+    def memory_moved(self, node: str, migration: str) -> None:
+        """Tell the source that its memory is not needed any more. See `Peers`."""
+        answer = self._asked(node, Question(op="memory-moved", migration=migration))
+        if not answer.ok:
+            raise PeerUnreachable(f"node {node} answered: {answer.error}")
+
+    @contextmanager
+    def borrow(self, node: str, migration: str, container: str) -> Generator[socket.socket]:
+        """Open a connection on which a container's memory can be asked for (docs/protocol.md, section 10).
+
+        Raises:
+            PeerUnreachable: the source's agent does not answer now.
+            Lost: it has nothing to give, and never will.
+        """
+        try:
+            connection = self._connect(node)
+        except (OSError, Untrusted) as error:
+            self._trust.refresh()
+            raise PeerUnreachable(f"the agent of node {node} cannot be asked: {error}") from error
+        with connection:
+            connection.settimeout(_DATA_SECONDS)
+            write_frame(connection, Question(op="pages", migration=migration, container=container))
+            answer = read_frame(connection, Answer)
+            if not answer.ok and answer.again:
+                raise PeerUnreachable(f"node {node} answered: {answer.error}")
+            if not answer.ok:
+                raise Lost(f"node {node}: {answer.error}")
+            yield connection
 
     def _attempt(self, sending: Sending, limits: Sequence[Bandwidth]) -> Answer:
         """Send what the peer does not have and return its last word."""

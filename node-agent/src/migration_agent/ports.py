@@ -170,7 +170,7 @@ class Progress:
             self.done = self.chunks_resumed = 0
             self.trouble = ""
 
-    def count(self, length: int, *, resumed: bool) -> None:
+    def count(self, length: int, *, resumed: bool = False) -> None:
         """Count a chunk."""
         with self._lock:
             self.done += length
@@ -215,4 +215,8 @@ class Peers(Protocol):
 
     def intact(self, node: str, migration: str) -> bool:
         """Ask the source whether it could go on."""
+        ...
+
+    def memory_moved(self, node: str, migration: str) -> None:
+        """Tell the source that no memory of its frozen processes is needed any more."""
         ...

@@ -9,10 +9,7 @@ from migration_agent.journal import TargetRecord
 from migration_agent.lineup import Lineup
 from migration_agent.paths import ONLY_LOOPBACK, SHARED_DIRECTORY, Layout
 from migration_agent.processes import ProcessRef
-from migration_api.wire import TargetTask
-
-LAZY_FROM_BYTES = 32 * 1024 * 1024
-"""Less memory is in place before a pager would have begun."""
+from migration_api.wire import LAZY_FROM_BYTES, TargetTask
 
 
 def restore_options(record: TargetRecord, container: str, *, lazily: bool) -> tuple[str, ...]:
@@ -28,14 +25,17 @@ def restore_options(record: TargetRecord, container: str, *, lazily: bool) -> tu
     """
     kept = any(entry.path == f"{SHARED_DIRECTORY}/{ONLY_LOOPBACK}" for entry in record.entries or ())
     connections = ("tcp-established",) if kept else ("tcp-close",) if record.request.tcp_close else ()
-    lazy = ("lazy-pages",) if lazily and is_large(record, container) else ()
+    lazy = ("lazy-pages",) if is_lazy(record, container, lazily=lazily) else ()
     return (*connections, "file-locks", *lazy)
 
 
-def is_large(record: TargetRecord, container: str) -> bool:
-    """Say whether a container's checkpoint holds so much memory that it is better filled in later."""
+def is_lazy(record: TargetRecord, container: str, *, lazily: bool) -> bool:
+    """Say whether a container's memory is filled in after its restore: it is much, or stays at the source."""
+    if record.request.post_copy:
+        return True
     pages = f"{container}/images/pages-"
-    return sum(it.size for it in record.entries or () if it.path.startswith(pages)) >= LAZY_FROM_BYTES
+    held = sum(it.size for it in record.entries or () if it.path.startswith(pages))
+    return lazily and held >= LAZY_FROM_BYTES
 
 
 @dataclass

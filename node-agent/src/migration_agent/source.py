@@ -15,6 +15,7 @@ from migration_agent.runtime.interface import ContainerStatus
 from migration_agent.seen import Gone, Seen, Verdict
 from migration_agent.side import Side
 from migration_agent.source_copy import CopyFailed, GivenUp, SourceCopy
+from migration_agent.source_memory import SourceMemory
 from migration_agent.source_plan import SourceObservation, SourceStep, abort_reason, next_source_step
 from migration_agent.vault import Vault
 from migration_api.base import now
@@ -66,6 +67,7 @@ class SourceSide(Side):
         self._fast_rounds = 0
         self._copy = SourceCopy(self)
         self.copying: asyncio.Task[None] | None = None
+        self.memory = SourceMemory(self)
         self._bytes_reported = 0
 
     @property
@@ -104,8 +106,9 @@ class SourceSide(Side):
         if step is not SourceStep.WAIT:
             log.info("migration %s: source %s: %s", self.ref.uid, self.record.state, step)
         await self._act(step, observation)
-        if self._copy.progress.done != self._bytes_reported:
-            self._bytes_reported = self._copy.progress.done
+        done = self._copy.progress.done + self.memory.sent.done
+        if done != self._bytes_reported:
+            self._bytes_reported = done
             self._changed()
 
     async def observe(self) -> SourceObservation:
@@ -132,6 +135,7 @@ class SourceSide(Side):
             apart=self.record.apart,
             taking=self.record.request.taking,
             let_go=self.record.let_go,
+            lends=self.record.lends,
         )
 
     def wanted(self, it: Seen) -> bool:
@@ -161,6 +165,12 @@ class SourceSide(Side):
         fenced = await asyncio.to_thread(self.tools.freezer.fenced)
         return frozen and fenced and self.record.state in _PAUSED_AFTER
 
+    async def memory_moved(self) -> None:
+        """The target needs nothing of the frozen processes any more."""
+        if not self.record.moved:
+            await self.save(moved=True)
+        self.poke()
+
     def report(self) -> SourceReport:
         """Return the source side as it is now."""
         record = self.record
@@ -171,6 +181,9 @@ class SourceSide(Side):
             frozen=not record.let_go
             and (record.state in _PAUSED_AFTER or (record.state is SourceState.FROZEN and self._copy.paused)),
             alive=self._alive,
+            lending=record.lends and not record.ended,
+            memory_bytes=self.memory.staying,
+            memory_sent=self.memory.sent.done,
             freeze_budget_left_seconds=self._budget_left() if record.frozen_at_ns and not self._free else None,
             connections=record.connections,
             files=record.files,
@@ -336,12 +349,9 @@ class SourceSide(Side):
 
     async def _refreeze(self, _: SourceObservation) -> None:
         await asyncio.to_thread(self.tools.freezer.pause, self.record.containers)
-        if self.record.failure is None:
-            text = (
-                "Somebody set the frozen container running after it was checkpointed, so the checkpoint is out of date."
-            )
-            failure = Failure(reason=Reason.CHECKPOINT_FAILED, message=f"Node {self.tools.node}: {text}")
-            await self.save(failure=failure)
+        text = "Somebody set the frozen container running after it was checkpointed, so the checkpoint is out of date."
+        why = Failure(reason=Reason.CHECKPOINT_FAILED, message=f"Node {self.tools.node}: {text}")
+        await self.save(ran=True, failure=self.record.failure or why)
         self.poke()
 
     async def _ask_promise(self, _: SourceObservation) -> None:

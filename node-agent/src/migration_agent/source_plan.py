@@ -81,6 +81,8 @@ class SourceObservation:
     """There is no target: a checkpoint is taken into a store, and nobody decides anything."""
     let_go: bool = False
     """It does so already: what becomes of its containers is no business of this migration."""
+    lends: bool = False
+    """The target may still need memory of the frozen processes."""
 
 
 ENDED = frozenset({SourceState.THAWED, SourceState.RELEASED, SourceState.LOST})
@@ -95,12 +97,10 @@ def next_source_step(it: SourceObservation) -> SourceStep:  # noqa: PLR0911  # a
         return _taking(it)
     if it.apart:
         return _apart(it)
-    if it.verdict is Verdict.RESUMED:
-        return SourceStep.RELEASE
+    if it.verdict is Verdict.RESUMED or (it.verdict is Verdict.GONE and it.peer is PeerState.RESUMED):
+        return _moved_on(it)
     if it.verdict in {Verdict.ABORT, Verdict.RETURNED}:
         return _go_on(it)
-    if it.verdict is Verdict.GONE and it.peer is PeerState.RESUMED:
-        return SourceStep.RELEASE
     if it.peer is PeerState.DESTROYED:
         return _go_on(it)
     if it.running:
@@ -183,6 +183,13 @@ def _without_the_source(it: SourceObservation) -> SourceStep:
     if it.verdict is Verdict.UNDECIDED and abort_reason(it):
         return SourceStep.ABORT
     return SourceStep.WAIT if it.verdict is Verdict.COMMIT or it.failed else _send(it)
+
+
+def _moved_on(it: SourceObservation) -> SourceStep:
+    """Return the step when the copy runs: nothing here may run again, and what it still needs must stay."""
+    if it.running and it.lends:
+        return SourceStep.REFREEZE
+    return SourceStep.WAIT if it.lends else SourceStep.RELEASE
 
 
 def _undecided(it: SourceObservation) -> SourceStep:

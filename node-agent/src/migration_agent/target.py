@@ -162,6 +162,7 @@ class TargetSide(Side):
             restoring=lineup.restoring,
             held=held,
             filling=self._filling,
+            borrows=self.record.borrows,
             resume_sent=held and all(hook.resume_sent for hook in restores.hooks()),
             accompanied=restores.accompanied(),
             losing=losing or bool(lineup.out_of_turn),
@@ -264,6 +265,11 @@ class TargetSide(Side):
         finally:  # also when it cannot be journalled: the source sends again, or gives up
             self.intake.receiving = False
             self.poke()
+
+    async def memory_lost(self, reason: str) -> None:
+        """Note that the source has no memory to give any more: whoever restores is about to kill the container."""
+        if self.record.memory_lost is None:
+            await self.save(memory_lost=reason[:_MESSAGE])
 
     def report(self) -> TargetReport:
         """Return the target side as it is now."""

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from migration_agent.restores import is_large, restore_options
+from migration_agent.restores import is_lazy, restore_options
 from migration_agent.seen import Verdict
 from migration_agent.target_plan import TargetStep
 from migration_agent.ticket import ticket_for
@@ -51,6 +51,7 @@ class TargetActs:
             TargetStep.PROMISE: self._promise,
             TargetStep.WRITE_RESUMED: self._write_resumed,
             TargetStep.WRITE_RETURNED: self._write_returned,
+            TargetStep.MEMORY_MOVED: self._memory_moved,
             TargetStep.END_RESUMED: lambda: self._end(TargetState.RESUMED),
             TargetStep.END_RETURNED: lambda: self._end(TargetState.RETURNED),
             TargetStep.GIVE_UP: self._give_up,
@@ -168,6 +169,21 @@ class TargetActs:
         side.take(outcome)
         side.poke()
 
+    async def _memory_moved(self) -> None:
+        """Let the source's processes end.
+
+        Raises:
+            PeerUnreachable: the source's agent does not answer; until it has heard it the source stays as it is.
+        """
+        side = self._side
+        source = side.record.request.source_node
+        if side.record.filled_at is None and side.record.memory_lost is None:
+            await side.save(filled_at=now())
+        if source is not None:
+            await asyncio.to_thread(side.tools.peers.memory_moved, source, side.ref.uid)
+        await side.save(moved=True)
+        side.poke()
+
     async def _promise(self) -> None:
         """Journal that it will never resume: from now on the source may rely on it."""
         side = self._side
@@ -193,7 +209,8 @@ class TargetActs:
 
     async def _end(self, state: TargetState) -> None:
         side = self._side
-        if state is TargetState.RESUMED and self._lazily and side.record.filled_at is None:
+        lost = side.record.memory_lost is not None
+        if state is TargetState.RESUMED and self._lazily and side.record.filled_at is None and not lost:
             await side.save(filled_at=now())
         await asyncio.to_thread(side.tools.journal.wipe_images, side.ref.uid)
         await asyncio.to_thread(side.tools.vault.wipe, side.ref.uid, well=state is TargetState.RESUMED)
@@ -213,4 +230,5 @@ class TargetActs:
     def _lazily(self) -> bool:
         """Whether memory was filled in after the restore of any container."""
         side = self._side
-        return side.tools.lazily and any(is_large(side.record, name) for name in side.record.request.containers)
+        lazily = side.tools.lazily
+        return any(is_lazy(side.record, name, lazily=lazily) for name in side.record.request.containers)

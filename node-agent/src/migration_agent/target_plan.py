@@ -34,6 +34,8 @@ class TargetStep(StrEnum):
     RESUME = "resume"
     """Committed and held: let the hook go on."""
     WRITE_RESUMED = "write-resumed"
+    MEMORY_MOVED = "memory-moved"
+    """All memory has come, or nobody needs it: tell the source's agent that its processes may end."""
     END_RESUMED = "end-resumed"
     """The outcome stands, or nobody is left to read it: the word is kept in the journal."""
     DESTROY = "destroy"
@@ -79,7 +81,9 @@ class TargetObservation:
     held: bool = False
     """All trees are held, in one sandbox: the hooks' connections are open, hooks and trees live."""
     filling: bool = False
-    """Its memory is still being filled in from the images."""
+    """Its memory is still being filled in."""
+    borrows: bool = False
+    """The source's processes stay for the sake of their memory; it was not said yet that they need not."""
     resume_sent: bool = False
     """These very hooks were told to resume."""
     accompanied: bool = True
@@ -159,8 +163,9 @@ def _resuming(it: TargetObservation) -> TargetStep:
     if it.verdict is Verdict.RETURNED:  # an admin declared this node out of service, and the source goes on
         return TargetStep.END_RETURNED if it.dead else TargetStep.GIVE_UP
     if it.verdict in {Verdict.RESUMED, Verdict.GONE}:
-        needed = it.restoring or it.filling  # CRIU or the pager still uses the images
-        return TargetStep.WAIT if needed else TargetStep.END_RESUMED
+        if it.restoring or it.filling:  # CRIU or the pager still uses the images, or the source's memory
+            return TargetStep.WAIT
+        return TargetStep.MEMORY_MOVED if it.borrows else TargetStep.END_RESUMED
     return TargetStep.WRITE_RESUMED if it.verdict is Verdict.COMMIT else TargetStep.WAIT
 
 

@@ -42,5 +42,6 @@ def target_report(
         resumed_at=record.resumed_at,
         filling=filling,
         filled_at=record.filled_at,
+        memory_lost=record.memory_lost,
         failure=record.failure,
     )

@@ -19,6 +19,7 @@ from migration_api.shipping import Shipping
 from migration_api.wire import Failure, MigrationRef, SourceRequest, TargetRequest, Thaw
 from migration_operator.agents import AgentRefused, Agents, AgentUnreachable
 from migration_operator.asked import Incomplete, budget_of, containers_of, order_of, stored_of
+from migration_operator.estimates import room_needed
 from migration_operator.events import events
 from migration_operator.generated import late_gate_name, names_of
 from migration_operator.keeping import keep
@@ -29,7 +30,6 @@ from migration_operator.node_checks import Problem, mismatches
 from migration_operator.observation import AgentView, NodeView, Observation, origin_view
 from migration_operator.owners import devalue, hand_over
 from migration_operator.pods import Json, Pod
-from migration_operator.preflight import room_needed
 from migration_operator.queueing import Queue, claim_of
 from migration_operator.shipping import NoAccess, shipping, stored_shipping
 from migration_operator.step import Action, Step
@@ -248,6 +248,7 @@ async def _prepare_target(turn: Turn) -> None:
         pod_uid=o.target_pod.uid,
         containers=containers_of(o),
         order=order_of(o),
+        post_copy=o.post_copy,
         source_node=o.source_agent.node.name if o.source_agent else None,
         stored=stored_of(o),
         freeze_budget_seconds=budget_of(o, origin),
@@ -271,6 +272,7 @@ async def _checkpoint(turn: Turn) -> None:
         pod_uid=o.source_pod.uid,
         containers=containers_of(o),
         order=order_of(o),
+        post_copy=o.post_copy,
         target_node=o.target_agent.node.name,
         thaw=Thaw.DUMPED if o.clone else Thaw.DECIDED,
         refuse_connections=o.migration.spec.tcp_connections is TcpConnections.REFUSE,
@@ -297,7 +299,7 @@ async def _expected_bytes(turn: Turn, source: Pod) -> int:
     if view is None or view.node.agent is None:
         return 0
     facts = await turn.agents.pod(view.node.agent, source.uid)
-    return room_needed(facts) if facts else 0
+    return room_needed(facts, turn.o.migration.spec.strategy) if facts else 0
 
 
 def _published(agent: AgentView | None) -> MigrationNode:

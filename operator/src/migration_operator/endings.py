@@ -147,10 +147,16 @@ def _give_the_target_node_up(o: Observation, agent: AgentView) -> Step:
 def _settle_the_source(o: Observation) -> Step | None:
     agent = o.source_agent
     if not _settled(agent, o.source) and agent is not None:
+        if o.source is not None and o.source.lending:
+            came = f"{o.source.memory_sent >> 20} of about {o.source.memory_bytes >> 20} MiB of its memory"
+            message = f"the container runs; {came} have come from node {agent.node.name}, which it needs until then"
+            return Step(Action.WAIT, Reason.MOVING_MEMORY, message)
         if agent.reached:
             message = f"the agent on {agent.node.name} kills what is frozen there"
             return Step(Action.SETTLE, Reason.RELEASING_SOURCE, message)
         hint = "the container runs on the target node; the frozen source pod is deleted when the agent is back"
+        if o.post_copy and o.migration.status.timings.filled_at is None:
+            hint = "the container runs on the target node, but whoever needs memory that has not come yet waits for it"
         return unreachable(agent, hint, stalled=agent.node.silent(o.now))
     return None
 
@@ -200,6 +206,9 @@ def _delete_the_source(o: Observation) -> Step | None:
 
 def _succeeded(o: Observation) -> Step:
     target = o.migration.status.target
+    if o.memory_lost:
+        message = f"the container started afresh in pod {target.pod_name}: {o.memory_lost}"
+        return Step(Action.FINISH, Reason.MEMORY_LOST, message + left_in_the_claim(o))
     message = f"the container runs on in pod {target.pod_name} on node {target.node_name}"
     if o.clone:
         message = (

@@ -42,6 +42,11 @@ def effective_freeze_budget(spec_seconds: int, pod: Pod) -> FreezeBudget:
     return min([*budgets, *_of_probes(pod)], key=lambda budget: budget.seconds)
 
 
+def probes_budget(pod: Pod) -> FreezeBudget | None:
+    """Return how long the pod may stand still before the kubelet kills it; None when nothing of it is probed so."""
+    return min(_of_probes(pod), key=lambda budget: budget.seconds, default=None)
+
+
 def _of_probes(pod: Pod) -> Iterator[FreezeBudget]:
     for container in pod.lasting:
         probe = mapping(container.get("livenessProbe"))

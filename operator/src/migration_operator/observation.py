@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from migration_api.checkpoint import ContainerCheckpoint
-from migration_api.conditions import ConditionType
-from migration_api.migration import ContainerMigration, Decision, Metadata, Outcome
+from migration_api.conditions import ConditionType, Reason
+from migration_api.migration import ContainerMigration, Decision, Metadata, Outcome, Strategy
 from migration_api.names import FINALIZER
 from migration_api.node import MigrationNode, MigrationNodeStatus, NodeFacts
 from migration_api.wire import Failure, MigrationReport, PodFacts, SourceReport, TargetReport
@@ -236,6 +236,18 @@ class Observation:
     def clone(self) -> bool:
         """The source is left running."""
         return self.migration.spec.leave_source_running
+
+    @property
+    def post_copy(self) -> bool:
+        """Memory follows after the commit."""
+        return self.migration.spec.strategy is Strategy.POST_COPY
+
+    @property
+    def memory_lost(self) -> str:
+        """Why not all of it came; remembered in the conditions: agents forget in the end."""
+        lost = self.target.memory_lost if self.target else None
+        known = (c.message for c in self.migration.status.conditions if c.reason == Reason.MEMORY_LOST)
+        return lost or next(known, "")
 
     @property
     def let_go(self) -> bool:

@@ -11,6 +11,7 @@ from migration_api.names import OUT_OF_SERVICE
 from migration_api.node import MigrationNode
 from migration_api.wire import Failure, MigrationRef, PodFacts
 from migration_operator.agents import AgentRefused, Agents, AgentUnreachable
+from migration_operator.estimates import freeze_estimate
 from migration_operator.kube import Kube
 from migration_operator.mounting import mount_points
 from migration_operator.mounts import Owner
@@ -24,7 +25,6 @@ from migration_operator.observation import (
     is_finished,
 )
 from migration_operator.pods import Json, Pod, mapping, mappings
-from migration_operator.preflight import freeze_estimate
 from migration_operator.restore_facts import checkpoint_of, restore_facts
 from migration_operator.rules import Rules
 from migration_operator.target_pod import name_for

@@ -7,41 +7,25 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import cast
 
-from migration_api.migration import ContainerMigration, TcpConnections
+from migration_api.migration import ContainerMigration, Strategy, TcpConnections
 from migration_api.names import RUNTIME_HANDLER
 from migration_api.preflight_reasons import PreflightReason as Why
 from migration_api.transport import Transport
-from migration_api.wire import PodFacts
-from migration_operator.freeze_budget import effective_freeze_budget
+from migration_operator.estimates import (
+    RESTORE_LIMIT_SECONDS,
+    memory_bytes,
+    memory_follows,
+    restore_seconds,
+    room_needed,
+    stands_still,
+)
+from migration_operator.freeze_budget import effective_freeze_budget, probes_budget
 from migration_operator.node_checks import Problem, mismatches, node_problems, unfit
 from migration_operator.observation import NodeView, PreflightFacts
 from migration_operator.owners import objection
 from migration_operator.pods import Pod, mapping, mappings
 from migration_operator.restore_preflight import restore_problems
 from migration_operator.transport_checks import transport_problems
-
-FREEZE_BASE_SECONDS = 1.0
-FREEZE_STEP_SECONDS = 1.0
-"""For each sidecar and init container behind the gate: the kubelet looks once a second at what has started or ended."""
-
-FREEZE_BYTES_PER_SECOND = 100 * 1024 * 1024
-"""What dump, transfer and restore together were seen to reach on modest nodes."""
-
-DUMP_BYTES_PER_SECOND = 200 * 1024 * 1024
-"""What the dump alone was seen to reach there, at the slowest: a source that is left running stands still for that."""
-
-LATE_GATE_SECONDS = 60.0
-"""Beyond it the kubelet's 2 minutes for a container's start may not suffice for copy and restore: by default the
-containers' start begins then when the copy is complete."""
-
-RESTORE_BYTES_PER_SECOND = 200 * 1024 * 1024
-"""What the restore alone was seen to reach on modest nodes, at the slowest."""
-
-RESTORE_LIMIT_SECONDS = 90.0
-"""Of the 110 s that a container's start may take, those that are left for the restore of all."""
-
-ROOM_FACTOR = 1.2
-"""How much more than its memory a checkpoint may take: descriptors and changed files."""
 
 _MOVABLE_VOLUMES = {"configMap", "secret", "projected", "downwardAPI", "emptyDir"}
 _SHARED_CLAIMS = {"ReadWriteMany", "ReadOnlyMany"}
@@ -231,39 +215,9 @@ def _candidates(case: _Case, source: NodeView) -> Iterator[Problem]:
         yield Problem(Why.NO_SUITABLE_NODE, f"no other node can take pod {case.pod.name}: {why}")
 
 
-def _memory(case: _Case) -> int:
-    return _bytes(case.facts.pod_facts) if case.facts.pod_facts else 0
-
-
-def _bytes(facts: PodFacts) -> int:
-    return sum(c.memory_bytes for c in facts.containers) + facts.shared_bytes
-
-
-def freeze_estimate(migration: ContainerMigration, pod: Pod, facts: PodFacts, transport: Transport | None) -> float:
-    """Return the seconds that may pass from the freeze until the container runs, its checkpoint travelling that way."""
-    limit = transport.bytes_per_second if transport else None
-    init = [str(c.get("name")) for c in mappings(pod.spec.get("initContainers"))]
-    moved = migration.spec.containers or pod.order
-    behind_the_gate = init[next((i for i, name in enumerate(init) if name in moved), len(init)) :]
-    steps = len(behind_the_gate) * FREEZE_STEP_SECONDS
-    return FREEZE_BASE_SECONDS + steps + _bytes(facts) / min(FREEZE_BYTES_PER_SECOND, limit or FREEZE_BYTES_PER_SECOND)
-
-
-def _stands_still(case: _Case, facts: PodFacts) -> float:
-    """Return how long the source may stand still, in seconds."""
-    if case.migration.spec.leave_source_running:
-        return FREEZE_BASE_SECONDS + _bytes(facts) / DUMP_BYTES_PER_SECOND
-    transport = case.facts.transport.transport if case.facts.transport else None
-    return freeze_estimate(case.migration, case.pod, facts, transport)
-
-
-def room_needed(facts: PodFacts) -> int:
-    """Return what a node must have room for, in bytes."""
-    return int(_bytes(facts) * ROOM_FACTOR)
-
-
 def _room(case: _Case, node: NodeView) -> Iterator[Problem]:
-    needed = room_needed(case.facts.pod_facts) if case.facts.pod_facts else 0
+    facts, strategy = case.facts.pod_facts, case.migration.spec.strategy
+    needed = room_needed(facts, strategy) if facts else 0
     if node.facts and needed > max(node.facts.run_bytes_free, node.facts.disk_bytes_free):
         disk = node.facts.disk_bytes_free
         on_disk = f"its disk {disk // _MEBIBYTE} MiB" if disk else "the chart allows none on its disk"
@@ -309,11 +263,12 @@ def _freeze(case: _Case) -> Iterator[Problem]:
                 f"the agent on {case.pod.node_name} finds no running container of pod {case.pod.name} there",
             )
         return
-    memory = _memory(case)
-    estimate = _stands_still(case, case.facts.pod_facts)
+    pod_facts, strategy = case.facts.pod_facts, case.migration.spec.strategy
+    memory = memory_bytes(pod_facts)
+    estimate = stands_still(case.migration, case.pod, pod_facts, _way(case))
     budget = effective_freeze_budget(case.migration.spec.freeze_budget_seconds, case.pod)
     seconds, why = budget.seconds, budget.limited_by
-    restore = memory / RESTORE_BYTES_PER_SECOND
+    restore = restore_seconds(pod_facts, strategy)
     if restore > RESTORE_LIMIT_SECONDS:
         yield Problem(
             Why.FREEZE_TOO_LONG,
@@ -325,6 +280,30 @@ def _freeze(case: _Case) -> Iterator[Problem]:
             Why.FREEZE_TOO_LONG,
             f"{memory // _MEBIBYTE} MiB of memory would stand still for about {estimate:.0f} s, longer than the "
             f"effective budget of {seconds:.0f} s ({why})",
+        )
+
+
+def _way(case: _Case) -> Transport | None:
+    return case.facts.transport.transport if case.facts.transport else None
+
+
+def _post_copy(case: _Case) -> Iterator[Problem]:
+    """The source stands still after the commit, too, for as long as its memory is needed: nothing may kill it."""
+    if case.migration.spec.strategy is not Strategy.POST_COPY:
+        return
+    for node in filter(None, (case.facts.source, case.facts.target)):
+        if node.facts and not node.facts.post_copy:
+            yield Problem(
+                Why.POST_COPY_NOT_POSSIBLE, f"the kernel of node {node.name} cannot fill memory in later (userfaultfd)"
+            )
+    if case.facts.pod_facts is None:
+        return
+    follows, limit = memory_follows(case.facts.pod_facts, _way(case)), probes_budget(case.pod)
+    if limit and follows > limit.seconds:
+        yield Problem(
+            Why.POST_COPY_NOT_POSSIBLE,
+            f"the frozen source may be needed for {follows:.0f} s, longer than the {limit.seconds:.0f} s after which "
+            f"{limit.limited_by}",
         )
 
 
@@ -353,6 +332,7 @@ _CHECKS: tuple[Callable[[_Case], Iterator[Problem]], ...] = (
     _target_name,
     _rivals,
     _freeze,
+    _post_copy,
     _connections,
     _transport,
 )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from migration_api.checkpoint import Retention
-from migration_operator.preflight import LATE_GATE_SECONDS
+from migration_operator.estimates import LATE_GATE_SECONDS
 from migration_operator.queueing import Limits
 from migration_operator.transport_facts import TransportRules
 

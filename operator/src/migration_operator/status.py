@@ -58,7 +58,7 @@ def _replacing(old: object, new: object) -> object:
 def _phase(step: Step) -> str:
     if step.stalled:
         return "Stalled"
-    failed = {Reason.PREFLIGHT_FAILED, Reason.SOURCE_LOST, Reason.NOT_RESTORED}
+    failed = {Reason.PREFLIGHT_FAILED, Reason.SOURCE_LOST, Reason.NOT_RESTORED, Reason.MEMORY_LOST}
     if step.action is Action.FINISH and step.reason in failed:
         return "Failed"
     if step.action is Action.PROPOSE_ABORT:
@@ -174,6 +174,8 @@ def _step_verdicts(o: Observation, step: Step) -> dict[ConditionType, _Verdict]:
     verdicts: dict[ConditionType, _Verdict] = {}
     first = True
     for type_ in STEPS:
+        if type_ is ConditionType.MEMORY_MOVED and not o.post_copy:
+            continue
         if type_ in passed:
             left = o.clone and type_ is ConditionType.SOURCE_RELEASED
             reason = Reason.LEFT_RUNNING if left else Reason.DONE
@@ -187,6 +189,8 @@ def _step_verdicts(o: Observation, step: Step) -> dict[ConditionType, _Verdict]:
     if given_up and o.source is not None and o.source.state is SourceState.LOST:
         # The agent is about to forget it: it must stand here before.
         verdicts[ConditionType.SOURCE_RELEASED] = ("False", Reason.SOURCE_LOST, "the source died while it was frozen")
+    if o.memory_lost:
+        verdicts[ConditionType.MEMORY_MOVED] = ("False", Reason.MEMORY_LOST, o.memory_lost)
     return verdicts
 
 
@@ -258,8 +262,10 @@ def _passed(o: Observation, step: Step) -> set[ConditionType]:
 
 
 def _reached_index(o: Observation, step: Step) -> int:
-    if step.action is Action.FINISH and step.reason is Reason.SUCCEEDED:
+    if step.action is Action.FINISH and step.reason in {Reason.SUCCEEDED, Reason.MEMORY_LOST}:
         return STEPS.index(ConditionType.SOURCE_RELEASED)
+    if o.post_copy and o.target is not None and o.target.filled_at is not None:
+        return STEPS.index(ConditionType.MEMORY_MOVED)
     if o.decision is Decision.COMMIT:
         return STEPS.index(ConditionType.COMMITTED)
     target, source = o.target, o.source

@@ -14,9 +14,10 @@ STEPS = (
     ConditionType.TRANSFERRED,
     ConditionType.RESTORED,
     ConditionType.COMMITTED,
+    ConditionType.MEMORY_MOVED,
     ConditionType.SOURCE_RELEASED,
 )
-"""The conditions that a migration passes, in order."""
+"""The conditions that a migration passes, in order; MemoryMoved only with PostCopy."""
 
 
 class Action(StrEnum):

@@ -17,6 +17,7 @@ from migration_api.wire import MigrationRef, RefKind, SourceRequest, Thaw
 from migration_operator.agents import Agents
 from migration_operator.checkpoint_plan import CheckpointObservation, ready_status
 from migration_operator.checkpoints import described
+from migration_operator.estimates import room_needed
 from migration_operator.freeze_budget import effective_freeze_budget
 from migration_operator.kube import Kube
 from migration_operator.mounting import mount_points
@@ -24,7 +25,7 @@ from migration_operator.mounts import Owner
 from migration_operator.observation import AgentView, PreflightFacts
 from migration_operator.observe import agent_view, claims_of, node_of, pod_facts_of
 from migration_operator.pods import Pod
-from migration_operator.preflight import room_needed, taking_problems
+from migration_operator.preflight import taking_problems
 from migration_operator.rules import Rules
 from migration_operator.shipping import NoAccess, make_key, store_access, stored_key
 from migration_operator.transport_facts import TransportFacts

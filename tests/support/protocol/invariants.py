@@ -19,7 +19,12 @@ def broken(before: World, after: World) -> str:
     promised = after.t_state in {"Destroyed", "Returned"} and not (after.outcome == "Returned" and not after.runs)
     if promised and after.ticket in {"pending", "resuming"}:
         return "the target promised never to resume, and its ticket is not destroyed"
-    return _registers(before, after) or _pods(before, after) or _ending(before, after)
+    return _memory(after) or _registers(before, after) or _pods(before, after) or _ending(before, after)
+
+
+def _memory(after: World) -> str:
+    needed = after.filling and after.container != "paused" and not (after.excused or after.meddled)
+    return "I2: the source ends before its memory has moved" if needed else ""
 
 
 def _registers(before: World, after: World) -> str:
@@ -48,6 +53,9 @@ def _ending(before: World, after: World) -> str:
     if after.finished == Reason.SUCCEEDED:
         there = after.clone or not after.source_pod
         return "" if after.outcome == "Resumed" and there else "Succeeded, and the source pod is there"
+    if after.finished == Reason.MEMORY_LOST:
+        died = after.excused or after.meddled
+        return "" if after.outcome == "Resumed" and died else "MemoryLost, and nobody died"
     if after.outcome == "Resumed":
         return f"{after.finished}, though the target resumed"
     return ""
@@ -83,4 +91,6 @@ def _never_told(w: World) -> bool:
 
 
 def _lost(w: World) -> bool:
-    return not w.excused and (w.container == "cold" or w.runs == "cold")
+    """With PostCopy whoever deletes the source's pod before its memory has moved takes that away."""
+    excused = w.excused or (w.post_copy and w.meddled)
+    return not excused and (w.container == "cold" or w.runs == "cold")

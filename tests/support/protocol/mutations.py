@@ -33,6 +33,8 @@ class Mutation:
     kinds: tuple[Faults, ...] = (faults.processes,)
     clone: bool = False
     """Of a migration that leaves its source running."""
+    post_copy: bool = False
+    """Of a migration whose memory follows after the commit."""
 
 
 def _source(change: Callable[[SourceObservation, SourceStep], SourceStep]) -> Rules:
@@ -134,6 +136,21 @@ def _delete_a_clones_source(o: Observation) -> Step:
     return replace(step, action=Action.DELETE_SOURCE) if o.clone and resumed and not o.finished else step
 
 
+def _release_what_lends(it: SourceObservation, _: SourceStep) -> SourceStep:
+    """Treat a source whose memory is still needed like any other."""
+    return next_source_step(replace(it, lends=False))
+
+
+def _moved_while_filling(it: TargetObservation, step: TargetStep) -> TargetStep:
+    """Say that the memory has moved as soon as the container runs."""
+    resumed = it.verdict is Verdict.RESUMED and it.ticket is TicketState.RESUMING and not it.settled
+    return TargetStep.MEMORY_MOVED if resumed and it.filling and it.borrows else step
+
+
+def _never_moved(_: TargetObservation, step: TargetStep) -> TargetStep:
+    return TargetStep.WAIT if step is TargetStep.MEMORY_MOVED else step
+
+
 # Four rules keep two trees of one container apart, and any one of them is enough: all are broken here.
 TWICE = Rules(
     target_step=lambda it: next_target_step(replace(it, clear=True)), hooks_watch=False, only_pending_resumes=False
@@ -170,5 +187,20 @@ MUTATIONS = (
     Mutation(
         "the operator deletes a clone's source", Rules(plan=_delete_a_clones_source), "I2", accidents=0, clone=True
     ),
+    Mutation(
+        "a source that lends its memory is released",
+        _source(_release_what_lends),
+        "I2: the source ends",
+        accidents=0,
+        post_copy=True,
+    ),
+    Mutation(
+        "the memory is said to have moved too early",
+        _target(_moved_while_filling),
+        "I2: the source ends",
+        accidents=0,
+        post_copy=True,
+    ),
+    Mutation("nobody says that the memory has moved", _target(_never_moved), "I4", accidents=0, post_copy=True),
     Mutation("the operator ends at Resumed", Rules(plan=_finish_at_once), "Succeeded, and the source", accidents=0),
 )

@@ -34,6 +34,20 @@ def target_node(w: World, rules: Rules) -> Edges:
     elif w.create == "done":
         yield "the interposer returns: the container runs", w._replace(create="", linked=False)
     yield from _orphan(w, rules)
+    if w.filling:
+        yield from _pager(w)
+
+
+def _pager(w: World) -> Edges:
+    """Memory comes by way of both agents, or the source's says that it has none any more."""
+    if not (w.peers and w.s_up and w.s_prepared and w.t_up):
+        return
+    if w.s_state in {"Dumped", "Sent"} and w.container == "paused":
+        yield "the rest of the memory comes", w._replace(missing=False)
+    else:
+        broken = w.broken if w.excused or w.meddled else "I2: the memory is lost before it has moved"
+        lost = w._replace(t_lost=w.t_state != "", broken=broken)
+        yield "the memory is lost: the pager kills the container", lost._replace(runs="", missing=False)
 
 
 def _power(w: World) -> Edges:
@@ -107,7 +121,7 @@ def _rename(w: World, dead: World, rules: Rules) -> Edges:
         twice = "I1: two trees of one container run in the target pod" if w.runs else w.broken
         yield (
             "the hook renames the ticket to resuming: the tree runs",
-            w._replace(ticket="resuming", tree="", create="done", runs="restored", broken=twice),
+            w._replace(ticket="resuming", tree="", create="done", runs="restored", missing=w.post_copy, broken=twice),
         )
     else:
         yield "the hook finds no pending ticket and kills the tree", dead
@@ -124,7 +138,7 @@ def _orphan(w: World, rules: Rules) -> Edges:
                 twice = "I1: two trees of one container run in the target pod" if w.runs else w.broken
                 yield (
                     "the hook of a dead interposer renames the ticket",
-                    gone._replace(ticket="resuming", runs="stray", broken=twice),
+                    gone._replace(ticket="resuming", runs="stray", missing=w.post_copy, broken=twice),
                 )
             else:
                 yield "the hook finds no pending ticket and kills the tree", gone

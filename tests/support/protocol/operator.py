@@ -23,19 +23,21 @@ DELETION: dict[str, Any] = {"metadata": {"deletionTimestamp": "2026-05-04T12:00:
 CHECKPOINT = checkpoint(ready="True", status=RESTORABLE)
 LONG_AGO = NOW - timedelta(days=1)
 
-View = tuple[str, bool, bool, bool] | None
-"""What an agent reports: its side's state (none: it knows nothing), settled, failed, and whether a clone's source goes
-on. None: it does not answer."""
+View = tuple[str, bool, bool, bool, bool] | None
+"""What an agent reports: its side's state (none: it knows nothing), settled, failed, then of the source whether a
+clone's goes on and whether it lends its memory, of the target whether it is being filled and its memory was lost. None:
+it does not answer."""
 
 
 def source_view(w: World) -> View:
     if not w.s_up:
         return None
-    return w.s_state, source_settled(w), w.s_failed, w.s_let_go
+    lends = w.post_copy and not w.s_moved and w.s_state not in {"Thawed", "Released", "Lost"}
+    return w.s_state, source_settled(w), w.s_failed, w.s_let_go, lends
 
 
 def target_view(w: World) -> View:
-    return (target_report(w), w.t_settled, w.t_failed, False) if w.t_up else None
+    return (target_report(w), w.t_settled, w.t_failed, w.filling, w.t_lost) if w.t_up else None
 
 
 def sight(w: World) -> tuple[Any, ...]:
@@ -57,6 +59,8 @@ def sight(w: World) -> tuple[Any, ...]:
         w.kept,
         w.restore,
         w.stored,
+        w.post_copy,
+        w.memory_lost_noted,
     )
 
 
@@ -65,8 +69,10 @@ def observe(seen: tuple[Any, ...]) -> Observation:
     """Build the real observation."""
     decision, outcome, adopted, has_begun, recorded, cancelled, deleted, cause, lost_noted, finished = seen[:10]
     late, refused, here, there, source, target, s_silent, t_silent, declared, clone, retain, kept = seen[10:22]
-    restore, stored = seen[22:]
+    restore, stored, post_copy, memory_lost = seen[22:]
     status = _status(decision, outcome, has_begun, recorded, cause, lost_noted, finished)
+    if memory_lost:
+        status["conditions"].append(_condition("MemoryMoved", "False", Reason.MEMORY_LOST))
     if restore and has_begun:
         status["source"] = {"checkpointUID": CHECKPOINT.metadata.uid}
     if kept:
@@ -79,6 +85,7 @@ def observe(seen: tuple[Any, ...]) -> Observation:
             "cancel": cancelled,
             "leaveSourceRunning": clone,
             "retain": retain,
+            **({"strategy": "PostCopy"} if post_copy else {}),
             **({"checkpointName": "kept"} if restore else {}),
         },
         finalizers=(FINALIZER,) if adopted else (),
@@ -120,23 +127,31 @@ def _status(  # noqa: PLR0917  # a key
         ("Succeeded", "True" if finished == Reason.SUCCEEDED else "False", finished),
     ):
         if reason:
-            common = {"observedGeneration": 1, "lastTransitionTime": NOW, "message": "because"}
-            conditions.append({"type": type_, "status": status, "reason": reason, **common})
+            conditions.append(_condition(type_, status, reason))
     ids = begun() if recorded else begun(target_uid=None, target_node=None)
     if outcome:
         ids["target"]["outcome"] = outcome
     return {**(ids if has_begun else {}), **({"decision": decision} if decision else {}), "conditions": conditions}
 
 
+def _condition(type_: str, status: str, reason: str) -> dict[str, Any]:
+    common = {"observedGeneration": 1, "lastTransitionTime": NOW, "message": "because"}
+    return {"type": type_, "status": status, "reason": reason, **common}
+
+
 def _source_agent(view: View, silent: bool, why: Failure) -> AgentView:
     if view is None:
         return agent(SOURCE, problem="it does not answer", ready=not silent)
-    state, settled, failed, let_go = view
+    state, settled, failed, let_go, lends = view
     if not state:
         return agent(SOURCE)
     thawed_at = NOW if let_go else None
     report = SourceReport(
-        state=SourceState(state), settled=settled, failure=why if failed else None, thawed_at=thawed_at
+        state=SourceState(state),
+        settled=settled,
+        failure=why if failed else None,
+        thawed_at=thawed_at,
+        lending=lends,
     )
     return agent(SOURCE, source=report)
 
@@ -144,14 +159,19 @@ def _source_agent(view: View, silent: bool, why: Failure) -> AgentView:
 def _target_agent(view: View, silent: bool, declared: bool, why: Failure) -> AgentView:
     if view is None:
         return agent(TARGET, problem="it does not answer", ready=not silent, out_of_service=declared)
-    state, settled, failed, _ = view
+    state, settled, failed, filling, lost = view
     if not state:
         return agent(TARGET)
     age = 1.0 if state == TargetState.AT_GATE else None
     return agent(
         TARGET,
         target=TargetReport(
-            state=TargetState(state), settled=settled, gate_age_seconds=age, failure=why if failed else None
+            state=TargetState(state),
+            settled=settled,
+            gate_age_seconds=age,
+            failure=why if failed else None,
+            filling=filling,
+            memory_lost="it died" if lost else None,
         ),
     )
 
@@ -178,7 +198,8 @@ def _one(w: World, rules: Rules, slot: str, name: str) -> Edges:
     if action not in _AT_REST:
         noted = "noted" if w.s_up and w.s_state == "Lost" else ""
         whom = "target" if w.recorded and w.t_up and w.t_state else "source"
-        yield f"{name} plans {action} ({reason})", w._replace(**{slot: (action, reason, noted, whom)})
+        seen = w._replace(memory_lost_noted=w.memory_lost_noted or (w.recorded and w.t_up and w.t_lost))
+        yield f"{name} plans {action} ({reason})", seen._replace(**{slot: (action, reason, noted, whom)})
 
 
 _AT_REST = frozenset({Action.WAIT.value, Action.SETTLE.value, Action.REST.value})

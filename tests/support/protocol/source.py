@@ -40,7 +40,8 @@ def blank_source(w: World) -> World:
 
 def forget_source(w: World) -> World:
     gone = w._replace(
-        s_state="", s_failed=False, s_promised=False, s_word=False, s_late=False, s_old_boot=False, s_let_go=False
+        s_state="", s_failed=False, s_promised=False, s_word=False, s_late=False, s_old_boot=False, s_let_go=False,
+        s_moved=False,
     )  # fmt: skip
     return blank_source(gone)._replace(s_prepared=True)
 
@@ -89,7 +90,7 @@ def _look(w: World, rules: Rules) -> Edges:
         running = w.s_state in PAUSED and w.container == "running"
     it = _observation(
         w.s_state, known, w.s_peer, wanted, alive, running, w.s_copy not in {"", "done"}, w.s_interrupted,
-        w.s_late and not w.s_let_go, w.s_failed, w.s_owes_abort, w.clone, w.s_let_go,
+        w.s_late and not w.s_let_go, w.s_failed, w.s_owes_abort, w.clone, w.s_let_go, w.post_copy and not w.s_moved,
     )  # fmt: skip
     step = rules.source_step(it)
     looked = w._replace(s_known=known, s_wanted=wanted, s_alive=alive)
@@ -106,7 +107,7 @@ def _look(w: World, rules: Rules) -> Edges:
 @cache
 def _observation(  # noqa: PLR0917  # a key
     state: str, known: str, peer: str, wanted: bool, alive: bool, running: bool, working: bool, interrupted: bool,
-    expired: bool, failed: bool, owes_abort: bool, apart: bool, let_go: bool,
+    expired: bool, failed: bool, owes_abort: bool, apart: bool, let_go: bool, lends: bool,
 ) -> SourceObservation:  # fmt: skip
     return SourceObservation(
         state=SourceState(state),
@@ -122,6 +123,7 @@ def _observation(  # noqa: PLR0917  # a key
         owes_abort=owes_abort,
         apart=apart,
         let_go=let_go,
+        lends=lends,
     )
 
 

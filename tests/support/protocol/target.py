@@ -34,7 +34,8 @@ def blank_target(w: World) -> World:
 
 def forget_target(w: World) -> World:
     gone = w._replace(
-        t_state="", t_settled=False, t_acked=False, t_entries=False, t_failed=False, t_old_boot=False
+        t_state="", t_settled=False, t_acked=False, t_entries=False, t_failed=False, t_old_boot=False,
+        t_moved=False, t_lost=False,
     )  # fmt: skip
     return blank_target(gone)._replace(t_prepared=True)
 
@@ -116,7 +117,7 @@ def _look(w: World, rules: Rules) -> Edges:
     it = _observation(
         w.t_state, known, w.ticket, w.t_settled, w.t_acked, w.t_entries, gate, _is_restoring(w), held,
         w.orphan not in WITH_A_HOOK, is_dead(w), pod, w.t_asked, waited and known == "commit", w.t_failed,
-        w.restore and not w.t_entries and not w.t_failed,
+        w.restore and not w.t_entries and not w.t_failed, w.filling, w.post_copy and not w.t_moved,
     )  # fmt: skip
     step = rules.target_step(it)
     looked = w._replace(t_known=known, t_pod=pod, t_waited=waited)
@@ -135,6 +136,7 @@ def _is_restoring(w: World) -> bool:
 def _observation(  # noqa: PLR0917  # a key
     state: str, known: str, ticket: str, settled: bool, acked: bool, received: bool, gate: bool, restoring: bool,
     held: bool, clear: bool, dead: bool, pod: str, asked: bool, waited: bool, failed: bool, fetch: bool,
+    filling: bool, borrows: bool,
 ) -> TargetObservation:  # fmt: skip
     return TargetObservation(
         state=TargetState(state),
@@ -153,6 +155,8 @@ def _observation(  # noqa: PLR0917  # a key
         promise_asked=asked,
         waited=waited,
         failed=failed,
+        filling=filling,
+        borrows=borrows,
     )
 
 
@@ -196,6 +200,8 @@ def _act(w: World, rules: Rules) -> Edges:  # noqa: C901, PLR0912  # one case fo
         case TargetStep.END_RESUMED | TargetStep.END_RETURNED | TargetStep.END_DESTROYED:
             state = {"end-resumed": "Resumed", "end-returned": "Returned", "end-destroyed": "Destroyed"}[step]
             yield f"target agent journals {state}", idle._replace(t_state=state, t_settled=True, t_entries=False)
+        case TargetStep.MEMORY_MOVED:
+            yield from _memory_moved(w, at)
         case TargetStep.GIVE_UP:
             if w.target_api:
                 ended = delete_target(idle)._replace(create="", tree="", orphan="", runs="", linked=False)
@@ -216,6 +222,18 @@ def _forget(w: World) -> Edges:
         yield "target agent deletes the pod that never starts, and forgets", forget_target(delete_target(w))
     else:
         yield "target agent cannot delete the pod that never starts", w
+
+
+def _memory_moved(w: World, at: str) -> Edges:
+    """Tell the source's agent; then journal that it knows."""
+    idle = w._replace(t_plan=())
+    if at == "told":
+        yield "target agent journals that the memory has moved", idle._replace(t_moved=True)
+    elif w.peers and w.s_up:
+        told = w._replace(s_moved=w.s_moved or w.s_state != "", t_plan=(w.t_plan[0], "told"))
+        yield "target agent tells the source that its memory has moved", told
+    else:
+        yield "target agent cannot tell the source that its memory has moved", idle
 
 
 def resume(w: World) -> World:

@@ -31,6 +31,7 @@ class World(NamedTuple):
     deleted: bool = False
     cause: str = ""
     lost_noted: bool = False
+    memory_lost_noted: bool = False
     finished: str = ""
     retain: bool = False
     """`spec.retain`: the checkpoint is to stay."""
@@ -62,6 +63,8 @@ class World(NamedTuple):
     operators: int = 1
     clone: bool = False
     """`spec.leaveSourceRunning`."""
+    post_copy: bool = False
+    """`spec.strategy`: the memory stays in the source's processes, and follows after the commit."""
     # --- the source node
     container: str = "running"
     """`running`, `paused`, `dead`, or `cold`: started afresh by the kubelet."""
@@ -74,6 +77,8 @@ class World(NamedTuple):
     s_owes_abort: bool = False
     s_let_go: bool = False
     """A clone's source goes on: `thawedAt` is journalled."""
+    s_moved: bool = False
+    """The target needs no memory of the source any more."""
     s_old_boot: bool = False
     s_late: bool = False
     """The freeze budget is used up."""
@@ -105,6 +110,8 @@ class World(NamedTuple):
     """A tree whose interposer is dead."""
     runs: str = ""
     """`restored`, `cold`, or `stray`: it runs, and the kubelet does not know of it."""
+    missing: bool = False
+    """Of what runs restored some memory is still at the source: its pager asks for it."""
     # --- the target agent: journal
     t_state: str = ""
     t_settled: bool = False
@@ -112,6 +119,10 @@ class World(NamedTuple):
     t_entries: bool = False
     t_failed: bool = False
     t_old_boot: bool = False
+    t_moved: bool = False
+    """The source's agent was told that no memory is needed any more."""
+    t_lost: bool = False
+    """The source had no memory to give any more."""
     # --- the target agent: memory
     t_up: bool = True
     t_silent: bool = False
@@ -133,6 +144,11 @@ class World(NamedTuple):
     """What an act did that it must never do."""
     accidents: int = 0
     """How many more things may go wrong."""
+
+    @property
+    def filling(self) -> bool:
+        """A pager lives."""
+        return self.missing and self.runs in {"restored", "stray"}
 
     @property
     def source_runs(self) -> bool:

@@ -12,9 +12,9 @@ from migration_agent.host import Host
 from migration_agent.journal import TargetRecord
 from migration_agent.paths import Layout
 from migration_agent.processes import Processes
-from migration_agent.restores import LAZY_FROM_BYTES, restore_options
+from migration_agent.restores import restore_options
 from migration_agent.transport.manifest import ManifestEntry
-from migration_api.wire import SourceState
+from migration_api.wire import LAZY_FROM_BYTES, SourceState
 from support.agent import SOURCE_POD, TARGET_POD, target_request
 from support.source_world import World
 

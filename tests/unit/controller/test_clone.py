@@ -13,11 +13,12 @@ from migration_api.migration import ContainerMigration, MigrationStatus
 from migration_api.names import ANNOTATION_OWNER, LABEL_CLONE, LABEL_MIGRATION
 from migration_api.preflight_reasons import PreflightReason
 from migration_api.wire import Connections, Failure, SourceReport, SourceState, TargetReport, TargetState
+from migration_operator.estimates import DUMP_BYTES_PER_SECOND, FREEZE_BASE_SECONDS
 from migration_operator.observation import AgentView, Observation
 from migration_operator.owners import awaits_owner
 from migration_operator.plan import plan
 from migration_operator.pods import Pod
-from migration_operator.preflight import DUMP_BYTES_PER_SECOND, FREEZE_BASE_SECONDS, problems
+from migration_operator.preflight import problems
 from migration_operator.status import report
 from migration_operator.step import Action, Step
 from migration_operator.target_pod import target_pod as made

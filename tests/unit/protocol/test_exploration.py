@@ -22,6 +22,7 @@ CASES = {
     "two processes die": (World(accidents=2), (faults.processes,), 350_000),
     "two operators by mistake": (World(operators=2), (), 70_000),
     "a clone, and any one accident": (World(clone=True, accidents=1), faults.ALL, 600_000),
+    "memory that follows, and any one accident": (World(post_copy=True, accidents=1), faults.ALL, 400_000),
 }
 
 
@@ -54,6 +55,13 @@ def test_a_clone_without_accidents_leaves_its_source_running_whatever_the_end() 
     copied = [w for w in exploration.worlds if w.s_let_go]
     assert copied
     assert all(w.source_runs and not w.fence for w in copied)
+
+
+def test_memory_that_follows_is_lost_only_when_the_source_dies() -> None:
+    ends = set(explored(World(post_copy=True), ()).ends)
+    assert ends == {"Succeeded, runs at the target", "RolledBack, runs at the source"}
+    ends = set(explored(World(post_copy=True, accidents=1), (faults.machines,)).ends)
+    assert "MemoryLost, runs at the target" in ends
 
 
 def test_a_checkpoint_that_is_to_stay_is_kept_before_the_end_whoever_dies() -> None:

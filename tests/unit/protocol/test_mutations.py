@@ -14,7 +14,7 @@ pytestmark = pytest.mark.timeout(600)
 def counterexample(mutation: Mutation) -> list[str]:
     exploration = Exploration(mutation.rules, mutation.kinds)
     with pytest.raises(Wrong) as wrong:  # noqa: PT012  # either finds it
-        exploration.explore(World(accidents=mutation.accidents, clone=mutation.clone))
+        exploration.explore(World(accidents=mutation.accidents, clone=mutation.clone, post_copy=mutation.post_copy))
         exploration.demand_an_end()
     return str(wrong.value).splitlines()
 

@@ -15,6 +15,10 @@ from migration_api.names import INSTALL_DIR, RUN_DIR
 HOOK = f"{INSTALL_DIR}/bin/runc-migratable"
 """The interposer is CRIU's action script too."""
 
+PAGE_SERVER_PORT = 27000
+WITHOUT_MEMORY = (HOOK, "container-migration-dump", str(PAGE_SERVER_PORT))
+"""Runs a command in which CRIU leaves the memory where it is, and tells CRIU that nobody fetches it."""
+
 _DUMP_CONFIGURATION = f"""action-script {HOOK}
 network-lock skip
 ghost-limit 256M

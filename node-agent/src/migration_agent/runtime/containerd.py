@@ -6,13 +6,13 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from migration_agent.checkpoint import criu, description, rootfs, volumes
+from migration_agent.checkpoint import criu, description, memory, rootfs, volumes
 from migration_agent.checkpoint.post_dump import Expectation, PostDumpBroker
 from migration_agent.connections import connections
 from migration_agent.host import CommandFailed, Completed, Host, wait_for_exit
@@ -123,8 +123,22 @@ class Containerd:
 
         with self._broker.expect(dump.migration, dump.container.name, work) as expectation:
             self._checkpoint(dump, bundle, expectation, file_locks=file_locks)
+        if dump.memory_stays:
+            self._note_memory(dump, bundle)
         with suppress(OSError):  # nobody needs them to go on
             description.keep_statistics(criu.work(dump), dump.directory)
+
+    def _note_memory(self, dump: Dump, bundle: Bundle) -> None:
+        init = dump.container.init
+        processes: dict[int, ProcessRef] = {}
+        for pid in self._pids(bundle, init):
+            inside, start = self._host.pid_in_namespace_of(init.pid, pid), self._host.process_start(pid)
+            if inside is not None and start is not None:
+                processes[inside] = ProcessRef(pid=pid, start=start)
+        try:
+            memory.note(dump.directory, processes)
+        except OSError as error:
+            raise RuntimeFailure(f"where the memory is cannot be written down: {error}") from error
 
     def attaches_memory(self, container: Container) -> bool:
         """Look at the mappings of all its processes. See `Runtime`."""
@@ -219,11 +233,13 @@ class Containerd:
             *("--leave-running", "--tcp-established", "--tcp-skip-in-flight", "--link-remap"),
             *(["--file-locks"] if file_locks else []),
             *("--manage-cgroups-mode", "ignore"),
+            *(["--lazy-pages", "--page-server", f"127.0.0.1:{criu.PAGE_SERVER_PORT}"] if dump.memory_stays else []),
         ]
         # A restored container's annotation names the same file: given twice, the hook would run twice.
         env = {} if bundle.criu_config else {"CRIU_CONFIG_FILE": criu.configuration_path(container_id)}
         try:
-            self._runc(bundle, "checkpoint", *options, container_id, env=env, timeout=_DUMP_SECONDS)
+            within = criu.WITHOUT_MEMORY if dump.memory_stays else ()
+            self._runc(bundle, "checkpoint", *options, container_id, env=env, timeout=_DUMP_SECONDS, within=within)
         except RuntimeFailure as error:
             self._freeze_again(dump.container)
             raise RuntimeFailure(_dump_failure(dump, expectation, error)) from (expectation.failure or error)
@@ -313,9 +329,14 @@ class Containerd:
             )
 
     def _runc(
-        self, bundle: Bundle, *arguments: str, env: dict[str, str] | None = None, timeout: float = _COMMAND_SECONDS
+        self,
+        bundle: Bundle,
+        *arguments: str,
+        env: dict[str, str] | None = None,
+        timeout: float = _COMMAND_SECONDS,
+        within: Sequence[str] = (),
     ) -> Completed:
-        argv = [bundle.runtime, *bundle.runtime_arguments, *arguments]
+        argv = [*within, bundle.runtime, *bundle.runtime_arguments, *arguments]
         try:
             return self._host.run_on_host(argv, timeout=timeout, env=env)
         except CommandFailed as error:

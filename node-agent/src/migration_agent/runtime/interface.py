@@ -57,6 +57,8 @@ class Dump:
     container: Container
     directory: Path
     migration: str
+    memory_stays: bool = False
+    """Its memory is not written: whoever needs it reads it from the processes, so they must stay frozen until then."""
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,8 @@ class Question(Model):
     """`send`: how large the chunks are."""
     streams: Annotated[int, Field(ge=0, le=STREAMS_MAX)] = 0
     """`send`: how many data connections the chunks come on; none when they lie in a store."""
+    container: Annotated[str, Field(max_length=63)] = ""
+    """`pages`: whose memory is wanted."""
 
 
 class Held(Model):

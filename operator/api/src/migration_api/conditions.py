@@ -63,6 +63,10 @@ class ConditionType(Explained):
     TRANSFERRED = explained("Transferred", "The checkpoint is on the target node, and every digest matched.")
     RESTORED = explained("Restored", "The target holds the restored container, which has not run one instruction.")
     COMMITTED = explained("Committed", "It is decided that the container goes on at the target.")
+    MEMORY_MOVED = explained(
+        "MemoryMoved",
+        "Only with `strategy: PostCopy`: all memory is on the target node; the source's node is not needed any more.",
+    )
     SOURCE_RELEASED = explained(
         "SourceReleased",
         "The source was ended while it was still frozen; with the reason `LeftRunning` it was left alone.",
@@ -110,6 +114,18 @@ class Reason(Explained):
         "The container runs at the target; its service is slower until the rest of its memory is filled in from the "
         "checkpoint there.",
         "Wait: a few seconds for each GiB.",
+    )
+    MOVING_MEMORY = explained(
+        "MovingMemory",
+        "The container runs at the target; its service is slower until the rest of its memory has come from the frozen "
+        "source, whose node must live until then.",
+        "Wait: a few seconds for each GiB. While the source's node is out of reach, whoever needs that memory waits. "
+        "When it is lost for good, delete the target pod (docs/rescue.md, 7).",
+    )
+    MEMORY_LOST = explained(
+        "MemoryLost",
+        "After the commit the source died before all memory had come, so the container started afresh at the target.",
+        "The message says what died. Where that must not happen use the strategy StopAndCopy.",
     )
     LEFT_RUNNING = explained(
         "LeftRunning",

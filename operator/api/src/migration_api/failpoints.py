@@ -114,6 +114,7 @@ class Failpoint(StrEnum):
     TARGET_COMMIT = "target.commit"
     TARGET_RESUME = "target.resume"
     TARGET_WRITE_RESUMED = "target.write-resumed"
+    TARGET_MEMORY_MOVED = "target.memory-moved"
     TARGET_END_RESUMED = "target.end-resumed"
     TARGET_DESTROY = "target.destroy"
     TARGET_RETURN_IF_INTACT = "target.return-if-intact"

@@ -27,6 +27,9 @@ class Strategy(StrEnum):
 
     STOP_AND_COPY = "StopAndCopy"
     """The container is frozen, copied whole, and goes on at the target."""
+    POST_COPY = "PostCopy"
+    """The container is frozen and goes on at the target at once; large memory follows, on demand and in the
+    background. Until all of it has come the container cannot do without the source's node."""
 
 
 class TcpConnections(StrEnum):
@@ -87,6 +90,12 @@ class MigrationSpec(Model):
                     "rule": "!self.retain || (has(self.transport) && self.transport.type != 'Direct')",
                     "message": "retain needs a transport of the type SharedVolume or ObjectStore",
                 },
+                {
+                    "rule": "!has(self.strategy) || self.strategy != 'PostCopy' || !(has(self.checkpointName)"
+                    " || self.retain || self.leaveSourceRunning)",
+                    "message": "with the strategy PostCopy there is no checkpointName, retain or leaveSourceRunning:"
+                    " the memory is never complete in a checkpoint, and the source must stand still until it has moved",
+                },
             ]
         }
     )
@@ -111,7 +120,9 @@ class MigrationSpec(Model):
     target: Target = Target()
     """Where to, and under which name."""
     strategy: Strategy = Strategy.STOP_AND_COPY
-    """How the memory moves. `StopAndCopy`: frozen, copied whole, resumed."""
+    """How the memory moves. `StopAndCopy`: frozen, copied whole, resumed. `PostCopy`: it stands still for a short time,
+    whatever its memory; that follows while it runs at the target, slower at first (condition `MemoryMoved`). When the
+    source's node is lost meanwhile, so is the container's state: it starts afresh."""
     transport: Transport | None = None
     """How the checkpoint travels. Absent: as the chart's value `transport.default` says, which is `Direct` unless the
     cluster's admin has changed it."""

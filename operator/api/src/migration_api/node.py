@@ -38,6 +38,8 @@ class NodeFacts(Model):
     """CPU features, as in /proc/cpuinfo, sorted."""
     kernel_features: Annotated[tuple[Annotated[str, Field(max_length=64)], ...], Field(max_length=64)] = ()
     """Features of the kernel that a restore may need, as `criu check --feature` names them, sorted."""
+    post_copy: bool = False
+    """Memory can move after the commit: it is filled in while the container runs."""
     criu_version: Text
     """The version of the CRIU that the agent brought; empty when it does not run."""
     runtime: RuntimeFacts | None = None

@@ -211,6 +211,12 @@ class PreflightReason(Explained):
         "What the source's node put into the volume or bucket is not there for the target's: they do not see the same.",
         "mount the same volume at that path on both nodes, or choose another transport",
     )
+    POST_COPY_NOT_POSSIBLE = explained(
+        "PostCopyNotPossible",
+        "The memory cannot follow the container: a node's kernel cannot fill it in later, or a network liveness probe "
+        "would kill the frozen source before all of it has moved.",
+        "use the strategy StopAndCopy, or remove what stands against it",
+    )
     FREEZE_TOO_LONG = explained(
         "FreezeTooLong",
         "The container would stand still for longer than `spec.freezeBudgetSeconds` or its liveness probes allow.",

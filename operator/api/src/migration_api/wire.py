@@ -30,6 +30,10 @@ class MigrationRef(Model):
     kind: RefKind = RefKind.CONTAINER_MIGRATION
 
 
+LAZY_FROM_BYTES = 32 * 1024 * 1024
+"""A container with less memory has it in place again before anything that comes later would have begun: it is dumped
+and restored whole."""
+
 Containers = Annotated[tuple[ContainerName, ...], Field(min_length=1, max_length=16)]
 
 
@@ -46,6 +50,9 @@ class _PodTask(Model):
     order: Annotated[tuple[ContainerName, ...], Field(max_length=64)] = ()
     """All containers of the pod but init containers that end, in the order in which the kubelet starts them: native
     sidecars first. Empty stands for `containers`."""
+    post_copy: bool = False
+    """Large memory stays in the frozen processes and moves after the commit: the target cannot do without the source
+    until all of it has come."""
 
     @property
     def all_containers(self) -> tuple[ContainerName, ...]:
@@ -92,6 +99,8 @@ class TargetTask(_PodTask):
     def _from_somewhere(self) -> Self:
         if (self.source_node is None) == (self.stored is None):
             raise ValueError("either sourceNode or stored must be given")
+        if self.post_copy and self.source_node is None:
+            raise ValueError("postCopy needs a source")
         return self
 
     @model_validator(mode="after")
@@ -138,6 +147,12 @@ class SourceTask(_PodTask):
     def taking(self) -> bool:
         """Whether a checkpoint is taken, and that is all."""
         return self.target_node is None
+
+    @model_validator(mode="after")
+    def _memory_stays_with_the_frozen(self) -> Self:
+        if self.post_copy and self.thaw is not Thaw.DECIDED:
+            raise ValueError("with postCopy the source must stand still until its memory has moved")
+        return self
 
     @model_validator(mode="after")
     def _somebody_lets_it_go_on(self) -> Self:
@@ -237,6 +252,12 @@ class SourceReport(Model):
     """Paused, or stopped by death, with the fence up."""
     alive: bool = True
     """The containers still exist; a frozen source may be killed by others."""
+    lending: bool = False
+    """With `postCopy`: the target may still need memory of the frozen processes."""
+    memory_bytes: Bytes = 0
+    """With `postCopy`: what stays in the processes, about."""
+    memory_sent: Bytes = 0
+    """What the target has fetched of it since this life of the agent began."""
     freeze_budget_left_seconds: float | None = None
     bytes_total: Bytes | None = None
     """Of the checkpoint; an estimate that grows until the dump is complete."""
@@ -279,6 +300,8 @@ class TargetReport(Model):
     filling: bool = False
     """It runs, and its memory is still being filled in."""
     filled_at: Time | None = None
+    memory_lost: Message | None = None
+    """With `postCopy`: the source's memory was lost before all of it had come, so the container was killed, and why."""
     failure: Failure | None = None
 
 
