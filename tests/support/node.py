@@ -11,6 +11,7 @@ from pathlib import Path
 
 from migration_agent.bridge import PeerBridge
 from migration_agent.certificate import ensure_certificate
+from migration_agent.freeze_turn import FreezeTurn
 from migration_agent.gate import Gates
 from migration_agent.gate_desk import GateDesk
 from migration_agent.gate_server import GateServer
@@ -73,7 +74,9 @@ class AgentNode:
 
     def source(self, record: SourceRecord, *, changed: Callable[[], None], restarted: bool) -> SourceSide:
         freezer = self.containers.freezer()
-        tools = SourceTools(self.journal, self.vault, self.registers, self.peers, self.clock, freezer, self.name)
+        tools = SourceTools(
+            self.journal, self.vault, self.registers, self.peers, self.clock, freezer, self.name, FreezeTurn()
+        )
         return SourceSide(record, tools, changed=changed, restarted=restarted)
 
     def target(self, record: TargetRecord, *, changed: Callable[[], None], restarted: bool) -> TargetSide:

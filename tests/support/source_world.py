@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from migration_agent.freeze_turn import FreezeTurn
 from migration_agent.journal import SourceRecord
 from migration_agent.seen import Seen
 from migration_agent.source import SourceSide, SourceTools
@@ -60,7 +61,9 @@ class World:
         record = self.journal.source(MIGRATION)
         assert record is not None
         freezer = self.node.freezer()
-        tools = SourceTools(self.journal, self.vault, self.registers, self.peers, self.clock, freezer, "node-a")
+        tools = SourceTools(
+            self.journal, self.vault, self.registers, self.peers, self.clock, freezer, "node-a", FreezeTurn()
+        )
         self.side = SourceSide(record, tools, changed=lambda: None, restarted=restarted)
         return self.side
 

@@ -19,6 +19,7 @@ from migration_agent.checkpoint.post_dump import Answer, PostDumpBroker
 from migration_agent.clearing import Clearing
 from migration_agent.facts import fills_memory, kernel_features, node_facts, pod_facts, problems
 from migration_agent.freeze import Fence, PacketDrop
+from migration_agent.freeze_turn import FreezeTurn
 from migration_agent.freezer import Freezer
 from migration_agent.gate import Gates
 from migration_agent.gate_desk import GateDesk
@@ -98,6 +99,7 @@ class NodeSides:
         self._journal, self._vault, self._tickets = journal, vault, tickets
         self._gates, self._peers, self._places = gates, peers, places
         self._lazily = lazily
+        self._turn = FreezeTurn()
 
     def source(self, record: SourceRecord, *, changed: Callable[[], None], restarted: bool) -> SourceSide:
         freezer = Freezer(
@@ -115,6 +117,7 @@ class NodeSides:
             clock=self.clock,
             freezer=freezer,
             node=self._settings.node,
+            turn=self._turn,
         )
         return SourceSide(record, tools, changed=changed, restarted=restarted)
 

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+from migration_agent.freeze_turn import FreezeTurn
 from migration_agent.freezer import Freezer
 from migration_agent.journal import Journal, SourceRecord
 from migration_agent.ports import ApiUnreachable, Clock, Peers, PeerState, Registers
@@ -46,6 +47,8 @@ class SourceTools:
     freezer: Freezer
     node: str
     """The name of this node."""
+    turn: FreezeTurn
+    """Who may freeze now: the same for all sources of this node."""
 
 
 class SourceSide(Side):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,20 +83,22 @@ class SourceCopy:
             CopyFailed: something went wrong.
             ApiUnreachable: the object could not be read; nothing was touched.
         """
-        try:
-            prepared = await self._prepare()
-            await self._begin_to_send()
-            await self._connect()
-            await self._freeze(prepared)
-            await self._dump(prepared)
-        except (RuntimeFailure, FreezeFailure, FormatError, OSError) as error:
-            await self._end_sending()
-            self._go_on()
-            raise CopyFailed(Reason.CHECKPOINT_FAILED, f"The source could not be checkpointed: {error}") from error
-        except BaseException:
-            await self._end_sending()
-            raise
-        await self._sent()
+        async with AsyncExitStack() as freeze:
+            try:
+                prepared = await self._prepare()
+                await self._begin_to_send()
+                await self._connect()
+                await freeze.enter_async_context(self._side.tools.turn.mine(self._go_on))
+                await self._freeze(prepared)
+                await self._dump(prepared)
+            except (RuntimeFailure, FreezeFailure, FormatError, OSError) as error:
+                await self._end_sending()
+                self._go_on()
+                raise CopyFailed(Reason.CHECKPOINT_FAILED, f"The source could not be checkpointed: {error}") from error
+            except BaseException:
+                await self._end_sending()
+                raise
+            await self._sent()
 
     async def send(self) -> None:
         """Send what an earlier life of the agent has dumped; raises as `run`."""

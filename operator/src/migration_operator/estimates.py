@@ -5,6 +5,7 @@ from __future__ import annotations
 from migration_api.migration import ContainerMigration, Strategy
 from migration_api.transport import Transport
 from migration_api.wire import LAZY_FROM_BYTES, PodFacts
+from migration_operator.observation import PreflightFacts
 from migration_operator.pods import Pod, mappings
 
 FREEZE_BASE_SECONDS = 1.0
@@ -63,6 +64,14 @@ def stands_still(migration: ContainerMigration, pod: Pod, facts: PodFacts, trans
     if migration.spec.leave_source_running:
         return FREEZE_BASE_SECONDS + memory_bytes(facts) / DUMP_BYTES_PER_SECOND
     return freeze_estimate(migration, pod, facts, transport)
+
+
+def expected_freeze(migration: ContainerMigration, facts: PreflightFacts) -> float | None:
+    """Return how long the source will stand still at most, in seconds; None when there is none, or nobody knows."""
+    if migration.restores or facts.pod is None or facts.pod_facts is None:
+        return None
+    transport = facts.transport.transport if facts.transport else None
+    return stands_still(migration, facts.pod, facts.pod_facts, transport)
 
 
 def memory_follows(facts: PodFacts, transport: Transport | None) -> float:

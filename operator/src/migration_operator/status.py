@@ -14,6 +14,7 @@ from migration_api.conditions import Condition, ConditionType, Reason, condition
 from migration_api.migration import Decision, MigrationStatus, Outcome, Progress, Timings
 from migration_api.wire import Connections, SourceState
 from migration_operator.endings import cause
+from migration_operator.estimates import expected_freeze
 from migration_operator.observation import Observation
 from migration_operator.pods import Json, mapping
 from migration_operator.step import STEPS, Action, Step
@@ -98,6 +99,7 @@ def _timings(o: Observation, step: Step) -> Timings:
     went_on = here if back else target.resumed_at if target else None
     frozen_at = old.frozen_at or (source.frozen_at if source else None)
     resumed_at = old.resumed_at or went_on
+    expected = expected_freeze(o.migration, o.preflight) if o.preflight else None
     return Timings(
         started_at=old.started_at or o.now,
         admitted_at=old.admitted_at or (o.now if o.place is not None and o.place.granted else None),
@@ -110,6 +112,7 @@ def _timings(o: Observation, step: Step) -> Timings:
         resumed_at=resumed_at,
         filled_at=old.filled_at or (target.filled_at if target else None),
         completed_at=old.completed_at or (o.now if step.action is Action.FINISH else None),
+        freeze_estimate_seconds=old.freeze_estimate_seconds if expected is None else f"{expected:.1f}",
         freeze_seconds=_between(frozen_at, thawed_at if o.clone else resumed_at),
     )
 

@@ -58,6 +58,15 @@ def test_only_what_must_come_before_the_commit_counts_for_freeze_and_room() -> N
     assert 40 < memory_follows(large, None) < 41
 
 
+def test_the_expected_freeze_stands_in_the_status_before_anything_is_touched() -> None:
+    for strategy, expected in (({}, "42.0"), (POST_COPY, "3.3")):
+        it = Observation(NOW, migration(spec=strategy), preflight=preflight_facts(pod_facts=pod_facts(4096)))
+        status = report(it, plan(it))
+        assert status.timings.freeze_estimate_seconds == expected
+        later = Observation(NOW, it.migration.model_copy(update={"status": status}))
+        assert report(later, plan(it)).timings.freeze_estimate_seconds == expected, "kept"
+
+
 def found(spec: dict[str, Any], **facts: Any) -> list[tuple[str, str]]:
     return [(p.reason, p.message) for p in problems(migration(spec=spec), preflight_facts(**facts), NOW)]
 

@@ -232,6 +232,8 @@ class Timings(Model):
     """When all of a large container's memory was in place: it ran since `resumedAt`, and slower until then."""
     completed_at: Time | None = None
     """When the migration ended."""
+    freeze_estimate_seconds: Annotated[str, Field(max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?$")] | None = None
+    """How long it was expected to stand still at most, before anything was touched, in seconds, as a decimal number."""
     freeze_seconds: Annotated[str, Field(max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?$")] | None = None
     """How long the container stood still, in seconds, as a decimal number; with `leaveSourceRunning`, the source."""
 
