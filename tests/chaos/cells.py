@@ -197,6 +197,7 @@ KNOWN: dict[Cell, tuple[str, str]] = {
             Accident.INTERPOSER,
         )
     },
+    Cell("interposer.restored", Accident.DIES): ("lost all of a life", _COLD),
     **{Cell(point, Accident.SOURCE_EXITS): ("lost all of a life", _ITS_OWN) for point in _SOURCE_DIES_AT},
     Cell(Failpoint.SOURCE_DUMPING, Accident.SOURCE_REBOOTS): ("lost all of a life", _ITS_OWN),
     Cell(Failpoint.TARGET_COMMITTED, Accident.TARGET_FULL): ("lost all of a life", _NO_ROOM),

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from kubernetes.aio import client
 
+from migration_api.conditions import Reason
 from migration_api.names import ANNOTATION_MIGRATION
 from migration_operator.act import Turn, act
 from migration_operator.kube import ConflictError, Kube
@@ -14,7 +15,7 @@ from migration_operator.observation import Observation
 from migration_operator.owners import COST_ANNOTATION, HASH_LABEL, awaits_owner, devalue, set_aside
 from migration_operator.plan import plan
 from migration_operator.pods import Pod, mapping
-from migration_operator.step import Action
+from migration_operator.step import Action, Step
 from migration_operator.transport_facts import TransportRules
 from support.controller import NOW, UID, begun, is_ready, manifest, migration, of_deployment, source_pod
 from support.fake_api import FakeApi
@@ -57,6 +58,25 @@ async def test_the_replica_set_gets_the_target(*, source_is_gone: bool) -> None:
             assert mapping(left["metadata"]["annotations"])[COST_ANNOTATION] == "-2147483648"
             patches = [request for request in api.requests if request.startswith("PATCH")]
             assert patches[0].endswith("/redis"), "the price of the source comes first"
+        await kube.close()
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+async def test_i4_a_target_pod_that_no_agent_was_told_of_goes_with_its_object(*, recorded: bool) -> None:
+    """Forced away in the moment in which the pod was created: nobody else would ever know of it."""
+    async with FakeApi().running() as api:
+        kube = Kube(client.Configuration(host=api.url))
+        target = await stored(api, name="redis-moved", metadata={"annotations": {ANNOTATION_MIGRATION: UID}})
+        of = migration(status=begun(target_uid=target.uid if recorded else None, target_node=None))
+        o = Observation(NOW, of, source_pod=source_pod(), target_pod=target)
+        step = Step(Action.RECORD_TARGET, Reason.PREPARING_TARGET, "the target pod was created")
+        nobody: Any = None
+        turn = Turn(
+            kube=kube, agents=nobody, rules=TransportRules(), queue=nobody, o=o, step=step, status=of.status, report={}
+        )
+        await act(turn)
+        left = await api.fetch("pods", "redis-moved") or {"metadata": {"deletionTimestamp": "it is gone"}}
+        assert ("deletionTimestamp" in left["metadata"]) is not recorded
         await kube.close()
 
 

@@ -91,21 +91,27 @@ async def act(turn: Turn) -> None:
     await _ACTIONS[turn.step.action](turn)
 
 
-async def _write(turn: Turn, more: Json | None = None, *, guarded: bool = True) -> None:
-    """Write the report, and with it what else belongs into the same moment; then tell it as events."""
-    body = {**turn.report, **(more or {})}
+async def _write(turn: Turn, more: Json | None = None, *, guarded: bool = True) -> bool:
+    """Write the report, and with it what else belongs into the same moment; then tell it as events.
+
+    Returns:
+        Whether the object is still there.
+    """
+    body, there = {**turn.report, **(more or {})}, True
     if not body:
-        return
+        return there
     try:
         await turn.kube.patch_status(turn.o.migration, body, guarded=guarded)
     except KubeError as error:
         if error.status != _NOT_FOUND:
             raise
+        there = False
     for event in events(turn.o.migration.status, turn.status):
         try:
             await turn.kube.event(turn.o.migration, event.reason, event.message, warning=event.warning, at=turn.o.now)
         except KubeError as error:
             log.warning("the event %s was not written: %s", event.reason, error)
+    return there
 
 
 async def _wait(turn: Turn) -> None:
@@ -232,7 +238,9 @@ async def _record_target(turn: Turn) -> None:
     if pod is None:
         raise Incomplete("there is no target pod to record")
     node = {"nodeName": pod.node_name} if pod.node_name else {}
-    await _write(turn, {"target": {"podUID": pod.uid, **node}})
+    if not await _write(turn, {"target": {"podUID": pod.uid, **node}}) and not turn.o.migration.status.target.pod_uid:
+        # No agent was told of it: it would stand at the gate for ever.
+        await turn.kube.delete_pod(pod)
 
 
 async def _prepare_target(turn: Turn) -> None:
