@@ -15,7 +15,7 @@ from support.protocol.explore import Exploration
 from support.protocol.faults import Faults
 from support.protocol.world import World
 
-pytestmark = pytest.mark.timeout(600)  # a slow machine is no failure
+pytestmark = pytest.mark.timeout(1800)  # a slow machine is no failure
 
 CASES = {
     "any one accident": (World(accidents=1), faults.ALL, 400_000),

@@ -8,7 +8,7 @@ from support.protocol.explore import Exploration, Wrong
 from support.protocol.mutations import MUTATIONS, Mutation
 from support.protocol.world import World
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1800)
 
 
 def counterexample(mutation: Mutation) -> list[str]:
