@@ -70,7 +70,7 @@ class Lender:
 
 
 def lending(standing: str = "", looks: Processes = LOOKS) -> Lending:
-    return Lending("main", {1: OWN}, looks, lambda: standing)
+    return Lending({1: OWN}, looks, lambda: standing)
 
 
 @contextmanager
@@ -139,7 +139,7 @@ def test_an_agent_that_comes_back_is_asked_for_the_same_again(tmp_path: Path, no
         pytest.param(lending("somebody let it go on"), "somebody let it go on", id="not-frozen"),
         pytest.param(lending(looks=Processes(lambda _: 2, exited=lambda _: False)), "died while", id="another-process"),
         pytest.param(lending(looks=Processes(lambda _: 1, exited=lambda _: True)), "died while", id="dead"),
-        pytest.param(Lending("main", {}, LOOKS, lambda: ""), "has no process 1", id="unknown-process"),
+        pytest.param(Lending({}, LOOKS, lambda: ""), "has no process 1", id="unknown-process"),
         pytest.param(None, "no memory stays here", id="nothing-lent"),
     ],
 )

@@ -81,6 +81,7 @@ class MemoryLender:
             yield connection
 
     def lost(self, migration: str, container: str, reason: str) -> None:
-        text = f"container {container}: {reason}"
+        node = self._migrations.lender_of(migration) or "unknown"
+        text = f"the source of container {container} on node {node} has no memory to give any more: {reason}"
         noted = asyncio.run_coroutine_threadsafe(self._migrations.memory_lost(migration, text), self._loop)
         noted.result(_ANSWER_SECONDS)

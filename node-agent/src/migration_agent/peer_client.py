@@ -107,7 +107,7 @@ class PeerClient:
             if not answer.ok and answer.again:
                 raise PeerUnreachable(f"node {node} answered: {answer.error}")
             if not answer.ok:
-                raise Lost(f"node {node}: {answer.error}")
+                raise Lost(answer.error or "its agent refuses without a reason")
             yield connection
 
     def _attempt(self, sending: Sending, limits: Sequence[Bandwidth]) -> Answer:

@@ -44,7 +44,7 @@ class SourceMemory:
             raise Refused(why)
         directory = side.tools.journal.layout.image(side.ref.uid, container)
         processes = await asyncio.to_thread(memory.noted, directory)
-        return Lending(container, processes, side.tools.freezer.processes, self.standing, self.sent.count)
+        return Lending(processes, side.tools.freezer.processes, self.standing, self.sent.count)
 
     def standing(self) -> str:
         """Return why the memory is not what was dumped, empty when it is; may be called in any thread."""

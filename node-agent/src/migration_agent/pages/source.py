@@ -19,7 +19,6 @@ from migration_agent.transport.bandwidth import Bandwidth, throttle
 class Lending:
     """One container's memory, as long as its processes stand still."""
 
-    container: str
     processes: Mapping[int, ProcessRef]
     """By the pids that the images count."""
     looks: Processes
@@ -36,14 +35,17 @@ class Lending:
         """
         process = self.processes.get(request.pid)
         if process is None:
-            raise Lost(f"container {self.container} has no process {request.pid}")
+            raise Lost(f"it has no process {request.pid}")
+        trouble = ""
         try:
             _read(process.pid, request, into)
         except OSError as error:
-            raise Lost(f"the memory of container {self.container}, process {process.pid}: {error}") from error
+            trouble = f"the memory of its process {process.pid} cannot be read: {error}"
         # Afterwards: what was read before it ended, or before it was let go on, is good.
         if not self.looks.alive(process):
-            raise Lost(f"process {process.pid} of container {self.container} died while it was frozen")
+            raise Lost(f"its process {process.pid} died while it was frozen")
+        if trouble:
+            raise Lost(trouble)
         if why := self.standing():
             raise Lost(why)
 
