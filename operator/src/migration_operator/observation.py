@@ -244,7 +244,12 @@ class Observation:
 
     @property
     def memory_lost(self) -> str:
-        """Why not all of it came; remembered in the conditions: agents forget in the end."""
+        """Why not all of it came; remembered in the conditions: agents forget in the end.
+
+        Before the container has resumed nothing is lost: the source may go on while its copy still asks for memory.
+        """
+        if self.outcome is not Outcome.RESUMED:
+            return ""
         lost = self.target.memory_lost if self.target else None
         known = (c.message for c in self.migration.status.conditions if c.reason == Reason.MEMORY_LOST)
         return lost or next(known, "")

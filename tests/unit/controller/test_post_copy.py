@@ -164,6 +164,25 @@ def test_memory_that_was_lost_is_the_end_and_stands_there_when_the_agents_have_f
     assert {c.type: c.status for c in end.conditions}[ConditionType.SUCCEEDED] == "False"
 
 
+def test_memory_that_a_copy_did_not_get_because_the_source_goes_on_is_not_lost() -> None:
+    """Found by a storm: the budget had ended the freeze while the copy was being restored."""
+    target = TargetReport(
+        state=TargetState.DESTROYED, settled=True, memory_lost="it does not stand still: it is Thawed"
+    )
+    status = begun(decision=Decision.ABORT)
+    source = SourceReport(state=SourceState.THAWED, settled=True)
+    it = Observation(
+        NOW,
+        migration(status=status, spec=POST_COPY, **adopted()),
+        source_pod=source_pod(),
+        source_agent=agent(SOURCE, source=source),
+        target_agent=agent(TARGET, target=target),
+    )
+    assert it.memory_lost == ""
+    verdicts = {c.type: c.reason for c in report(it, plan(it)).conditions}
+    assert verdicts[ConditionType.MEMORY_MOVED] != Reason.MEMORY_LOST
+
+
 def test_without_post_copy_there_is_no_such_condition() -> None:
     it = committed(SourceReport(state=SourceState.SENT), RUNS, spec={})
     assert ConditionType.MEMORY_MOVED not in {c.type for c in report(it, plan(it)).conditions}
