@@ -11,7 +11,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-	"unsafe"
 )
 
 // pagesAgent stands in for the node agent: it has the memory of the source, or says that it is lost.
@@ -141,31 +140,12 @@ func TestPagerFindsWhatCameWhereTheProcessHasMovedIt(t *testing.T) {
 		return len(a.asked) == bulkRequests
 	})
 	must(t, syscall.Madvise(p.memory[100*pageSize:200*pageSize], syscall.MADV_DONTNEED))
-	const mayMove, fixed = 1, 2
-	place, err := syscall.Mmap(-1, 0, 512*pageSize, syscall.PROT_NONE, syscall.MAP_PRIVATE|syscall.MAP_ANON)
-	must(t, err)
-	target := uintptr(unsafe.Pointer(unsafe.SliceData(place)))
-	_, _, errno := syscall.Syscall6(syscall.SYS_MREMAP, uintptr(p.address(300)), 512*pageSize, 512*pageSize, mayMove|fixed, target, 0)
-	if errno != 0 {
-		t.Fatal(errno)
-	}
+	place := p.move(300)
 	close(a.block)
 	if code := p.ended(); code != 0 {
 		t.Fatalf("exit code %d: %s", code, p.l.read("run/images/m1/app/hook.log"))
 	}
-	for page := range pagedPages {
-		switch {
-		case page >= 100 && page < 200:
-			p.check(page, 0)
-		case page >= 300 && page < 812:
-			if got := binary.NativeEndian.Uint64(place[(page-300)*pageSize:]); got != uint64(page)+1 {
-				t.Errorf("page %d, which moved, holds %d", page, got)
-			}
-		default:
-			p.check(page, uint64(page)+1)
-		}
-	}
-	must(t, syscall.Munmap(place))
+	p.checkMoved(300, place)
 }
 
 func TestPagerWaitsForAnAgentThatComesBack(t *testing.T) {

@@ -238,6 +238,40 @@ func (p *paging) check(page int, want uint64) {
 	}
 }
 
+const movedPages = 512
+
+// move moves so many pages from that one on to another place, which it returns.
+func (p *paging) move(page int) []byte {
+	p.t.Helper()
+	const mayMove, fixed = 1, 2
+	place, err := syscall.Mmap(-1, 0, movedPages*pageSize, syscall.PROT_NONE, syscall.MAP_PRIVATE|syscall.MAP_ANON)
+	must(p.t, err)
+	target := uintptr(unsafe.Pointer(unsafe.SliceData(place)))
+	moved, _, errno := syscall.Syscall6(syscall.SYS_MREMAP, uintptr(p.address(page)), movedPages*pageSize, movedPages*pageSize, mayMove|fixed, target, 0)
+	if errno != 0 || moved != target {
+		p.t.Fatal(errno)
+	}
+	return place
+}
+
+// checkMoved checks every page when those from `first` on are at another place, and 100 to 199 were dropped.
+func (p *paging) checkMoved(first int, place []byte) {
+	p.t.Helper()
+	for page := range pagedPages {
+		switch {
+		case page >= 100 && page < 200:
+			p.check(page, 0)
+		case page >= first && page < first+movedPages:
+			if got := binary.NativeEndian.Uint64(place[(page-first)*pageSize:]); got != uint64(page)+1 {
+				p.t.Errorf("page %d, which moved, holds %d", page, got)
+			}
+		default:
+			p.check(page, uint64(page)+1)
+		}
+	}
+	must(p.t, syscall.Munmap(place))
+}
+
 func (p *paging) ended() int {
 	p.t.Helper()
 	done := make(chan error, 1)
@@ -272,31 +306,12 @@ func TestPagerFollowsWhatTheProcessDoesWithItsMemory(t *testing.T) {
 	p.hand()
 	must(t, syscall.Madvise(p.memory[100*pageSize:200*pageSize], syscall.MADV_DONTNEED))
 	must(t, syscall.Mprotect(p.memory[300*pageSize:310*pageSize], syscall.PROT_READ)) // splits the mapping
-	const mayMove, fixed = 1, 2
-	place, err := syscall.Mmap(-1, 0, 512*pageSize, syscall.PROT_NONE, syscall.MAP_PRIVATE|syscall.MAP_ANON)
-	must(t, err)
-	target := uintptr(unsafe.Pointer(unsafe.SliceData(place)))
-	moved, _, errno := syscall.Syscall6(syscall.SYS_MREMAP, uintptr(p.address(512)), 512*pageSize, 512*pageSize, mayMove|fixed, target, 0)
-	if errno != 0 || moved != target {
-		t.Fatal(errno)
-	}
+	place := p.move(512)
 	p.say(restoreFinished)
 	if code := p.ended(); code != 0 {
 		t.Fatalf("exit code %d: %s", code, p.l.read("run/images/m1/app/hook.log"))
 	}
-	for page := range pagedPages {
-		switch {
-		case page >= 100 && page < 200:
-			p.check(page, 0)
-		case page >= 512 && page < 1024:
-			if got := binary.NativeEndian.Uint64(place[(page-512)*pageSize:]); got != uint64(page)+1 {
-				t.Errorf("page %d, which moved, holds %d", page, got)
-			}
-		default:
-			p.check(page, uint64(page)+1)
-		}
-	}
-	must(t, syscall.Munmap(place))
+	p.checkMoved(512, place)
 }
 
 func TestContainerDiesWithThePagerBeforeItReadsZeroes(t *testing.T) {

@@ -122,17 +122,26 @@ func killTracer(pid int) error {
 
 // statusNumber reads the first number of a line of /proc/PID/status; 0 when there is none.
 func statusNumber(pid int, name string) int {
-	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
-	if err != nil {
+	words := statusLine(pid, name)
+	if len(words) == 0 {
 		return 0
 	}
+	number, _ := strconv.Atoi(words[0])
+	return number
+}
+
+// statusLine returns the words of a line of /proc/PID/status; none when the process is gone.
+func statusLine(pid int, name string) []string {
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
+	if err != nil {
+		return nil
+	}
 	for line := range strings.Lines(string(data)) {
-		if numbers, ok := strings.CutPrefix(line, name); ok {
-			number, _ := strconv.Atoi(strings.TrimSpace(numbers))
-			return number
+		if words, ok := strings.CutPrefix(line, name); ok {
+			return strings.Fields(words)
 		}
 	}
-	return 0
+	return nil
 }
 
 // stopDescendants stops all processes below pid and returns their pidfds.
@@ -180,17 +189,8 @@ func awaitDeath(fds []int, limit time.Duration) {
 
 // isNamespaceInit says whether pid is number 1 of a pid namespace below ours. Only a certain answer is yes.
 func isNamespaceInit(pid int) bool {
-	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
-	if err != nil {
-		return false
-	}
-	for line := range strings.Lines(string(data)) {
-		if numbers, ok := strings.CutPrefix(line, "NSpid:"); ok {
-			fields := strings.Fields(numbers)
-			return len(fields) > 1 && fields[len(fields)-1] == "1"
-		}
-	}
-	return false
+	pids := statusLine(pid, "NSpid:")
+	return len(pids) > 1 && pids[len(pids)-1] == "1"
 }
 
 // descendants lists the processes below pid, parents before children, by one walk over /proc.

@@ -14,10 +14,11 @@ import pytest
 from support import machine
 from support import programs as programs_support
 from support import testbed as testbed_support
-from support.cluster import Kubectl, NotInTimeError, agents, schedulable, wait_for, what_happened, workers
+from support.cluster import Kubectl, NotInTimeError, agents, on_node, schedulable, wait_for, what_happened, workers
 from support.follower import Follower
 from support.kept import Kept
 from support.migration import Migrations, leftovers
+from support.pages import FAILPOINTS
 from support.stores import Bucket, Folder
 from support.table import Table
 
@@ -200,3 +201,11 @@ def clean_nodes(kubectl: Kubectl) -> Iterator[None]:
         wait_for("clean nodes", lambda: not leftovers(kubectl), seconds=30, every=1)
     except NotInTimeError:
         assert leftovers(kubectl) == {}
+
+
+@pytest.fixture
+def hanging_pager(kubectl: Kubectl, nodes: tuple[str, str]) -> Iterator[None]:
+    """Let the pager at the target hang when all is restored: nothing comes but what was asked for before."""
+    on_node(kubectl, nodes[1], f"mkdir -p {FAILPOINTS} && echo hang > {FAILPOINTS}/pager.filling")
+    yield
+    on_node(kubectl, nodes[1], f"rm -rf {FAILPOINTS}")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from support.cluster import Kubectl, Manifest, condition, on_node, wait_for
+from support.cluster import Kubectl, Manifest, on_node, wait_for
 from support.migration import Migrations
-from support.pages import start, verified
+from support.pages import restarts, running_because, start, verified
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -25,34 +23,18 @@ def test_every_page_is_right_while_memory_is_filled_in_and_after_a_second_move(
         assert status["timings"]["filledAt"] >= status["timings"]["resumedAt"]
         name = status["target"]["podName"]
         verified(migrations, name)
-        it = migrations.running(name)
-        assert [container["restartCount"] for container in it["status"]["containerStatuses"]] == [0]
-
-
-FAILPOINT = "/run/container-migration/failpoints/pager.filling"
-
-
-@pytest.fixture
-def hanging_server(kubectl: Kubectl, nodes: tuple[str, str]) -> Iterator[None]:
-    """Let the page server at the target hang when all is restored: only what was asked for before is in place."""
-    on_node(kubectl, nodes[1], f"mkdir -p {FAILPOINT.rpartition('/')[0]} && echo hang > {FAILPOINT}")
-    yield
-    on_node(kubectl, nodes[1], f"rm -rf {FAILPOINT.rpartition('/')[0]}")
+        assert restarts(migrations, name) == [0]
 
 
 @pytest.mark.testbed
-@pytest.mark.usefixtures("clean_nodes", "hanging_server")
+@pytest.mark.usefixtures("clean_nodes", "hanging_pager")
 def test_a_container_crashes_rather_than_read_zeroes(
     kubectl: Kubectl, migrations: Migrations, nodes: tuple[str, str]
 ) -> None:
     start(migrations, nodes[0])
     migrations.start("move", "pages", target={"nodeName": nodes[1]})
 
-    def filling() -> Manifest | None:
-        it = migrations.get("move")
-        return it if condition(it or {}, "Succeeded").get("reason") == "FillingMemory" else None
-
-    name = wait_for("the container to run without its memory", filling, seconds=90)["status"]["target"]["podName"]
+    name = running_because(migrations, "move", "FillingMemory")["status"]["target"]["podName"]
     on_node(kubectl, nodes[1], "pkill -KILL -f '[c]ontainer-migration-fill-server'")
     migrations.succeeded("move", seconds=120)
 

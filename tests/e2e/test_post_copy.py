@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from support.cluster import SYSTEM, Kubectl, Manifest, agents, condition, on_node, wait_for
 from support.migration import Migrations, container_id, leftovers
-from support.pages import start, verified
+from support.pages import FAILPOINTS, restarts, running_because, start, verified
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("clean_nodes")]
-
-FAILPOINTS = "/run/container-migration/failpoints"
-
-
-@pytest.fixture
-def hanging(kubectl: Kubectl, nodes: tuple[str, str]) -> Iterator[None]:
-    """Let the page server at the target hang when all is restored: nothing comes but what was asked for before."""
-    on_node(kubectl, nodes[1], f"mkdir -p {FAILPOINTS} && echo hang > {FAILPOINTS}/pager.filling")
-    yield
-    on_node(kubectl, nodes[1], f"rm -rf {FAILPOINTS}")
 
 
 def go_on(kubectl: Kubectl, node: str) -> None:
@@ -28,12 +16,11 @@ def go_on(kubectl: Kubectl, node: str) -> None:
     on_node(kubectl, node, f"rm -f {FAILPOINTS}/pager.filling.hit")
 
 
-def running_without_its_memory(migrations: Migrations, name: str) -> Manifest:
-    def moving() -> Manifest | None:
-        it = migrations.get(name)
-        return it if condition(it or {}, "Succeeded").get("reason") == "MovingMemory" else None
-
-    return wait_for("the container to run without its memory", moving, seconds=90)
+def move_without_memory(migrations: Migrations, nodes: tuple[str, str]) -> Manifest:
+    """Start the program, move it, and wait until it runs without its memory."""
+    start(migrations, nodes[0])
+    migrations.start("move", "pages", target={"nodeName": nodes[1]}, strategy="PostCopy")
+    return running_because(migrations, "move", "MovingMemory")
 
 
 def agents_restarts(kubectl: Kubectl) -> dict[str, int]:
@@ -50,10 +37,6 @@ def agents_restarts(kubectl: Kubectl) -> dict[str, int]:
 def all_restarted(kubectl: Kubectl, before: dict[str, int]) -> bool:
     after = agents_restarts(kubectl)
     return all(after.get(node, 0) > count for node, count in before.items())
-
-
-def restarts(migrations: Migrations, name: str) -> list[int]:
-    return [container["restartCount"] for container in migrations.running(name)["status"]["containerStatuses"]]
 
 
 def test_every_page_is_right_while_memory_moves_and_after_a_second_move(
@@ -75,13 +58,11 @@ def test_every_page_is_right_while_memory_moves_and_after_a_second_move(
 
 
 @pytest.mark.testbed
-@pytest.mark.usefixtures("hanging")
+@pytest.mark.usefixtures("hanging_pager")
 def test_the_source_stays_until_its_memory_has_moved_whoever_dies(
     kubectl: Kubectl, migrations: Migrations, nodes: tuple[str, str]
 ) -> None:
-    start(migrations, nodes[0])
-    migrations.start("move", "pages", target={"nodeName": nodes[1]}, strategy="PostCopy")
-    it = running_without_its_memory(migrations, "move")
+    it = move_without_memory(migrations, nodes)
     assert it["status"]["target"]["outcome"] == "Resumed"
     assert condition(it, "MemoryMoved")["status"] == "Unknown"
     before = agents_restarts(kubectl)
@@ -98,13 +79,11 @@ def test_the_source_stays_until_its_memory_has_moved_whoever_dies(
 
 
 @pytest.mark.testbed
-@pytest.mark.usefixtures("hanging")
+@pytest.mark.usefixtures("hanging_pager")
 def test_a_source_that_dies_before_its_memory_has_moved_costs_the_state_and_says_so(
     kubectl: Kubectl, migrations: Migrations, nodes: tuple[str, str]
 ) -> None:
-    start(migrations, nodes[0])
-    migrations.start("move", "pages", target={"nodeName": nodes[1]}, strategy="PostCopy")
-    name = running_without_its_memory(migrations, "move")["status"]["target"]["podName"]
+    name = move_without_memory(migrations, nodes)["status"]["target"]["podName"]
     source = container_id(migrations.pod("pages") or {})
     # Frozen by cgroup v1 a process dies only when it is thawed.
     thaw = f"runc --root /run/containerd/runc/k8s.io resume {source} || true"

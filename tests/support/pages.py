@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from support.cluster import wait_for
+from support.cluster import Manifest, condition, wait_for
 from support.follower import Follower
 from support.migration import Migrations, pod
+
+FAILPOINTS = "/run/container-migration/failpoints"
 
 PROGRAM = """
 import array, mmap, os, random, signal, sys
@@ -77,3 +79,18 @@ def verified(migrations: Migrations, name: str) -> None:
     log = Follower(name, migrations.namespace)
     migrations.kubectl.exec(name, migrations.namespace, "kill", "-USR1", "1")
     wait_for("the check of all pages", lambda: "verified" in log.lines, seconds=60)
+
+
+def running_because(migrations: Migrations, name: str, reason: str) -> Manifest:
+    """Wait until a moved container runs without all of its memory, which that reason says."""
+
+    def running() -> Manifest | None:
+        it = migrations.get(name)
+        return it if condition(it or {}, "Succeeded").get("reason") == reason else None
+
+    return wait_for("the container to run without its memory", running, seconds=90)
+
+
+def restarts(migrations: Migrations, name: str) -> list[int]:
+    """Return how often each container of a pod was started again."""
+    return [container["restartCount"] for container in migrations.running(name)["status"]["containerStatuses"]]

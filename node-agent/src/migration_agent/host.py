@@ -167,11 +167,19 @@ class Host:
 
     def _pids(self, pid: int) -> list[int]:
         """Return a process's pids, from our namespace to its own; none when it is gone."""
+        return self._status(pid, "NSpid:")
+
+    def tracer(self, pid: int) -> int | None:
+        """Return who traces a process; None when nobody does, or it is gone."""
+        return next(iter(self._status(pid, "TracerPid:")), 0) or None
+
+    def _status(self, pid: int, name: str) -> list[int]:
+        """Return the numbers of a line of a process's status; none when it is gone."""
         try:
             status = self.path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
         except (FileNotFoundError, ProcessLookupError):
             return []
-        line = next((it for it in status.splitlines() if it.startswith("NSpid:")), "NSpid:")
+        line = next((it for it in status.splitlines() if it.startswith(name)), name)
         return [int(word) for word in line.split()[1:]]
 
     def _pid_namespace(self, pid: str) -> int | None:

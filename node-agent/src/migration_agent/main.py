@@ -93,12 +93,12 @@ class NodeSides:
         lazily: bool,
     ) -> None:
         self.runtime = runtime
-        self.processes = Processes(host.process_start)
+        self.processes = Processes(host.process_start, tracer=host.tracer)
         self.clock = HostClock(host)
         self._settings, self._host, self._api = settings, host, api
         self._journal, self._vault, self._tickets = journal, vault, tickets
         self._gates, self._peers, self._places = gates, peers, places
-        self._lazily = lazily
+        self.lazily = lazily
         self._turn = FreezeTurn()
 
     def source(self, record: SourceRecord, *, changed: Callable[[], None], restarted: bool) -> SourceSide:
@@ -133,7 +133,7 @@ class NodeSides:
             processes=self.processes,
             node=self._settings.node,
             store_of=self._places.store_of,
-            lazily=self._lazily,
+            lazily=self.lazily,
         )
         return TargetSide(record, tools, changed=changed, restarted=restarted)
 
@@ -181,7 +181,7 @@ async def serve(settings: Settings) -> None:
     async def post_dump(migration: str, container: str) -> bool:
         return await asyncio.to_thread(broker.arrived, migration, container) is Answer.DONE
 
-    look = await asyncio.to_thread(_look, settings, host, room, migrations, install_problem)
+    look = await asyncio.to_thread(_look, settings, host, room, migrations, install_problem, post_copy=sides.lazily)
 
     gate_server = GateServer(layout.socket, gates, GateDesk(tickets, migrations.target_of), sides.processes, post_dump)
     peer_server = PeerServer(
@@ -257,11 +257,17 @@ def _limit(settings: Settings) -> Bandwidth | None:
 
 
 def _look(
-    settings: Settings, host: Host, room: RoomFinder, migrations: Migrations, install_problem: tuple[str, ...]
+    settings: Settings,
+    host: Host,
+    room: RoomFinder,
+    migrations: Migrations,
+    install_problem: tuple[str, ...],
+    *,
+    post_copy: bool,
 ) -> Callable[[], tuple[NodeFacts, tuple[str, ...]]]:
     """Return what looks at the node, in a thread: its facts and problems. The handler is registered on the way."""
     registration = HandlerRegistration(host, room.layout.state) if settings.register_handler else None
-    features, post_copy = kernel_features(host), fills_memory(host)
+    features = kernel_features(host)
 
     def look() -> tuple[NodeFacts, tuple[str, ...]]:
         unregistered = registration.ensure() if registration and migrations.idle() and not install_problem else None

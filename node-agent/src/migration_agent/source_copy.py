@@ -20,7 +20,7 @@ from migration_agent.transport.manifest import checkpoint_bytes
 from migration_api.base import now
 from migration_api.conditions import Reason
 from migration_api.failpoints import Failpoint, reach, reach_in_thread
-from migration_api.wire import LAZY_FROM_BYTES, Connections, SourceState
+from migration_api.wire import Connections, SourceState
 
 if TYPE_CHECKING:
     from migration_agent.source import SourceSide
@@ -116,15 +116,7 @@ class SourceCopy:
         await self._demand_all_memory()
         layout, uid = side.tools.journal.layout, side.ref.uid
         moving = (container for container in containers if container.name in request.containers)
-        dumps = tuple(
-            Dump(
-                it,
-                layout.image(uid, it.name),
-                uid,
-                memory_stays=request.post_copy and it.memory_bytes >= LAZY_FROM_BYTES,
-            )
-            for it in moving
-        )
+        dumps = tuple(Dump(it, layout.image(uid, it.name), uid, side.memory.stays(it)) for it in moving)
         for dump in dumps:
             await asyncio.to_thread(side.tools.freezer.prepare, dump)
         return _Prepared(containers, shared, dumps)

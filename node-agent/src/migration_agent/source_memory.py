@@ -9,6 +9,7 @@ from migration_agent.checkpoint import memory
 from migration_agent.pages.source import Lending
 from migration_agent.peer import Refused
 from migration_agent.ports import Progress
+from migration_agent.runtime.interface import Container
 from migration_api.wire import LAZY_FROM_BYTES, SourceState
 
 if TYPE_CHECKING:
@@ -28,9 +29,13 @@ class SourceMemory:
     @property
     def staying(self) -> int:
         """Return how much stays in the processes, in bytes, about."""
-        record = self._side.record
-        moved = (it.memory_bytes for it in record.containers if it.name in record.request.containers)
-        return sum(it for it in moved if it >= LAZY_FROM_BYTES) if record.request.post_copy else 0
+        return sum(it.memory_bytes for it in self._side.record.containers if self.stays(it))
+
+    def stays(self, container: Container) -> bool:
+        """Say whether a container's memory is left in its processes when it is dumped."""
+        request = self._side.record.request
+        large = container.memory_bytes >= LAZY_FROM_BYTES
+        return request.post_copy and large and container.name in request.containers
 
     async def lend(self, container: str) -> Lending:
         """Let the target's agent read a container's memory.

@@ -177,12 +177,17 @@ class TargetActs:
         """
         side = self._side
         source = side.record.request.source_node
-        if side.record.filled_at is None and side.record.memory_lost is None:
-            await side.save(filled_at=now())
+        await self._note_filled()
         if source is not None:
             await asyncio.to_thread(side.tools.peers.memory_moved, source, side.ref.uid)
         await side.save(moved=True)
         side.poke()
+
+    async def _note_filled(self) -> None:
+        """Note when all memory was in place, once."""
+        record = self._side.record
+        if record.filled_at is None and record.memory_lost is None:
+            await self._side.save(filled_at=now())
 
     async def _promise(self) -> None:
         """Journal that it will never resume: from now on the source may rely on it."""
@@ -209,9 +214,8 @@ class TargetActs:
 
     async def _end(self, state: TargetState) -> None:
         side = self._side
-        lost = side.record.memory_lost is not None
-        if state is TargetState.RESUMED and self._lazily and side.record.filled_at is None and not lost:
-            await side.save(filled_at=now())
+        if state is TargetState.RESUMED and self._lazily:
+            await self._note_filled()
         await asyncio.to_thread(side.tools.journal.wipe_images, side.ref.uid)
         await asyncio.to_thread(side.tools.vault.wipe, side.ref.uid, well=state is TargetState.RESUMED)
         await reach(Failpoint.TARGET_WIPED)

@@ -49,14 +49,13 @@ def checkpoint_bytes(facts: PodFacts, strategy: Strategy) -> int:
 
 def freeze_estimate(migration: ContainerMigration, pod: Pod, facts: PodFacts, transport: Transport | None) -> float:
     """Return the seconds that may pass from the freeze until the container runs, its checkpoint travelling that way."""
-    rate = min(FREEZE_BYTES_PER_SECOND, (transport.bytes_per_second if transport else None) or FREEZE_BYTES_PER_SECOND)
     init = [str(c.get("name")) for c in mappings(pod.spec.get("initContainers"))]
     moved = migration.spec.containers or pod.order
     behind_the_gate = init[next((i for i, name in enumerate(init) if name in moved), len(init)) :]
     steps = len(behind_the_gate) * FREEZE_STEP_SECONDS
     copied = checkpoint_bytes(facts, migration.spec.strategy)
     listed = memory_bytes(facts) - copied
-    return FREEZE_BASE_SECONDS + steps + copied / rate + listed / POST_COPY_BYTES_PER_SECOND
+    return FREEZE_BASE_SECONDS + steps + copied / _rate(transport) + listed / POST_COPY_BYTES_PER_SECOND
 
 
 def stands_still(migration: ContainerMigration, pod: Pod, facts: PodFacts, transport: Transport | None) -> float:
@@ -70,14 +69,17 @@ def expected_freeze(migration: ContainerMigration, facts: PreflightFacts) -> flo
     """Return how long the source will stand still at most, in seconds; None when there is none, or nobody knows."""
     if migration.restores or facts.pod is None or facts.pod_facts is None:
         return None
-    transport = facts.transport.transport if facts.transport else None
-    return stands_still(migration, facts.pod, facts.pod_facts, transport)
+    return stands_still(migration, facts.pod, facts.pod_facts, facts.way)
 
 
 def memory_follows(facts: PodFacts, transport: Transport | None) -> float:
     """Return how long a frozen source may be needed for its memory after the commit, in seconds."""
-    rate = min(FREEZE_BYTES_PER_SECOND, (transport.bytes_per_second if transport else None) or FREEZE_BYTES_PER_SECOND)
-    return (memory_bytes(facts) - checkpoint_bytes(facts, Strategy.POST_COPY)) / rate
+    return (memory_bytes(facts) - checkpoint_bytes(facts, Strategy.POST_COPY)) / _rate(transport)
+
+
+def _rate(transport: Transport | None) -> float:
+    limit = transport.bytes_per_second if transport else None
+    return min(FREEZE_BYTES_PER_SECOND, limit or FREEZE_BYTES_PER_SECOND)
 
 
 def restore_seconds(facts: PodFacts, strategy: Strategy) -> float:

@@ -12,6 +12,7 @@ from migration_api.conditions import ConditionType, Reason
 from migration_api.migration import ContainerMigration, Decision, Metadata, Outcome, Strategy
 from migration_api.names import FINALIZER
 from migration_api.node import MigrationNode, MigrationNodeStatus, NodeFacts
+from migration_api.transport import Transport
 from migration_api.wire import Failure, MigrationReport, PodFacts, SourceReport, TargetReport
 from migration_operator.pods import Pod, mapping
 from migration_operator.transport_facts import MountPoint, TransportFacts
@@ -140,6 +141,11 @@ class PreflightFacts:
     claims: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
     checkpoint: ContainerCheckpoint | None = None
     key_trouble: str = ""
+
+    @property
+    def way(self) -> Transport | None:
+        """How the checkpoint is to travel."""
+        return self.transport.transport if self.transport else None
 
 
 @dataclass(frozen=True)

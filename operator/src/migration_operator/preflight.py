@@ -10,7 +10,6 @@ from typing import cast
 from migration_api.migration import ContainerMigration, Strategy, TcpConnections
 from migration_api.names import RUNTIME_HANDLER
 from migration_api.preflight_reasons import PreflightReason as Why
-from migration_api.transport import Transport
 from migration_operator.estimates import (
     RESTORE_LIMIT_SECONDS,
     memory_bytes,
@@ -265,7 +264,7 @@ def _freeze(case: _Case) -> Iterator[Problem]:
         return
     pod_facts, strategy = case.facts.pod_facts, case.migration.spec.strategy
     memory = memory_bytes(pod_facts)
-    estimate = stands_still(case.migration, case.pod, pod_facts, _way(case))
+    estimate = stands_still(case.migration, case.pod, pod_facts, case.facts.way)
     budget = effective_freeze_budget(case.migration.spec.freeze_budget_seconds, case.pod)
     seconds, why = budget.seconds, budget.limited_by
     restore = restore_seconds(pod_facts, strategy)
@@ -283,10 +282,6 @@ def _freeze(case: _Case) -> Iterator[Problem]:
         )
 
 
-def _way(case: _Case) -> Transport | None:
-    return case.facts.transport.transport if case.facts.transport else None
-
-
 def _post_copy(case: _Case) -> Iterator[Problem]:
     """The source stands still after the commit, too, for as long as its memory is needed: nothing may kill it."""
     if case.migration.spec.strategy is not Strategy.POST_COPY:
@@ -298,7 +293,7 @@ def _post_copy(case: _Case) -> Iterator[Problem]:
             )
     if case.facts.pod_facts is None:
         return
-    follows, limit = memory_follows(case.facts.pod_facts, _way(case)), probes_budget(case.pod)
+    follows, limit = memory_follows(case.facts.pod_facts, case.facts.way), probes_budget(case.pod)
     if limit and follows > limit.seconds:
         yield Problem(
             Why.POST_COPY_NOT_POSSIBLE,

@@ -145,3 +145,12 @@ def test_isolation_is_about_memory(own: str, isolated: bool) -> None:
 def test_last_lines_is_one_bounded_line() -> None:
     assert last_lines("a\n\n b \nc\n", 2) == "b; c"
     assert len(last_lines("x" * 5000)) == 1000
+
+
+def test_a_processs_status_says_who_traces_it_and_which_pid_it_has_in_its_container(tmp_path: Path) -> None:
+    host = Host(tmp_path)
+    for pid, tracer, pids in ((7, 9, "7\t1"), (8, 0, "8\t12"), (9, 0, "9")):
+        (tmp_path / f"proc/{pid}").mkdir(parents=True)
+        (tmp_path / f"proc/{pid}/status").write_text(f"Name:\tx\nTracerPid:\t{tracer}\nNSpid:\t{pids}\n")
+    assert [host.tracer(pid) for pid in (7, 8, 99)] == [9, None, None]
+    assert [host.pid_in_namespace_of(7, pid) for pid in (7, 8, 9, 99)] == [1, 12, None, None]
