@@ -135,6 +135,8 @@ func (c *creation) look() error {
 type gateRequest struct {
 	Role        string `json:"role"`
 	PodUID      string `json:"podUID"`
+	Namespace   string `json:"namespace,omitempty"`
+	Pod         string `json:"pod,omitempty"`
 	Migration   string `json:"migration"`
 	Container   string `json:"container"`
 	ContainerID string `json:"containerID"`
@@ -189,8 +191,8 @@ func (c *creation) ask() (*agentConn, gateAnswer, error) {
 	if len(migration) > 253 {
 		migration = ""
 	}
-	err = conn.send(gateRequest{Role: "gate", PodUID: c.id.podUID, Migration: migration, Container: c.id.container,
-		ContainerID: c.cmd.id, SandboxID: c.id.sandbox, Bundle: c.bundle, PID: os.Getpid(), Deadline: c.deadline, Keeper: c.keeper != nil})
+	err = conn.send(gateRequest{Role: "gate", PodUID: c.id.podUID, Namespace: c.id.namespace, Pod: c.id.pod, Migration: migration,
+		Container: c.id.container, ContainerID: c.cmd.id, SandboxID: c.id.sandbox, Bundle: c.bundle, PID: os.Getpid(), Deadline: c.deadline, Keeper: c.keeper != nil})
 	if err == nil {
 		err = conn.receive(&answer, c.deadline, nil)
 	}

@@ -167,7 +167,7 @@ func TestGateAnswers(t *testing.T) {
 			a := l.agent()
 			_, done := l.start("c1")
 			gate := a.next("gate")
-			for _, field := range []string{"podUID", "migration", "container", "containerID", "bundle", "pid", "deadlineBoottimeNs"} {
+			for _, field := range []string{"podUID", "namespace", "pod", "migration", "container", "containerID", "bundle", "pid", "deadlineBoottimeNs"} {
 				if _, ok := gate.first[field]; !ok {
 					t.Errorf("%s is missing in %v", field, gate.first)
 				}

@@ -187,7 +187,8 @@ func must(t *testing.T, err error) {
 }
 
 func (l *lab) spec(kind string, marked bool) {
-	annotations := map[string]string{"io.kubernetes.cri.container-type": kind, "io.kubernetes.cri.sandbox-uid": testUID}
+	annotations := map[string]string{"io.kubernetes.cri.container-type": kind, "io.kubernetes.cri.sandbox-uid": testUID,
+		"io.kubernetes.cri.sandbox-namespace": "default", "io.kubernetes.cri.sandbox-name": "redis-moved"}
 	if kind == "container" {
 		annotations["io.kubernetes.cri.container-name"] = l.name
 		annotations["io.kubernetes.cri.sandbox-id"] = "sandbox-1"

@@ -42,10 +42,13 @@ func TestParseCommand(t *testing.T) {
 
 func TestIdentifyBothRuntimes(t *testing.T) {
 	for _, annotations := range []map[string]string{
-		{"io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.sandbox-uid": "u", "io.kubernetes.cri.container-name": "c"},
-		{"io.kubernetes.cri-o.ContainerType": "container", "io.kubernetes.pod.uid": "u", "io.kubernetes.container.name": "c"},
+		{"io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.sandbox-uid": "u", "io.kubernetes.cri.container-name": "c",
+			"io.kubernetes.cri.sandbox-namespace": "n", "io.kubernetes.cri.sandbox-name": "p"},
+		{"io.kubernetes.cri-o.ContainerType": "container", "io.kubernetes.pod.uid": "u", "io.kubernetes.container.name": "c",
+			"io.kubernetes.pod.namespace": "n", "io.kubernetes.pod.name": "p"},
 	} {
-		if id := identify(annotations, ""); id.kind != "container" || id.podUID != "u" || id.container != "c" || id.annotated {
+		want := identity{kind: "container", podUID: "u", namespace: "n", pod: "p", container: "c"}
+		if id := identify(annotations, ""); id != want {
 			t.Errorf("%+v", id)
 		}
 	}

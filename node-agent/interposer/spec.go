@@ -22,6 +22,8 @@ const (
 type identity struct {
 	kind      string // "sandbox" or "container"
 	podUID    string
+	namespace string
+	pod       string // its name
 	sandbox   string // the sandbox's container ID
 	container string
 	migration string // the annotation's value
@@ -36,6 +38,8 @@ func identify(annotations map[string]string, rootPath string) identity {
 	id := identity{
 		kind:      annotations["io.kubernetes.cri.container-type"],
 		podUID:    annotations["io.kubernetes.cri.sandbox-uid"],
+		namespace: annotations["io.kubernetes.cri.sandbox-namespace"],
+		pod:       annotations["io.kubernetes.cri.sandbox-name"],
 		sandbox:   annotations["io.kubernetes.cri.sandbox-id"],
 		container: annotations["io.kubernetes.cri.container-name"],
 		rootfs:    rootPath,
@@ -43,6 +47,8 @@ func identify(annotations map[string]string, rootPath string) identity {
 	if id.kind == "" {
 		id.kind = annotations["io.kubernetes.cri-o.ContainerType"]
 		id.podUID = annotations["io.kubernetes.pod.uid"]
+		id.namespace = annotations["io.kubernetes.pod.namespace"]
+		id.pod = annotations["io.kubernetes.pod.name"]
 		id.sandbox = annotations["io.kubernetes.cri-o.SandboxID"]
 		id.container = annotations["io.kubernetes.container.name"]
 	}

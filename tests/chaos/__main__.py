@@ -91,7 +91,7 @@ def main() -> int:
     points, accidents = (tuple(text.split(",")) for text in (it.points, it.accidents.upper()))
     among = PAIRWISE if it.pairwise else every()
     chosen = [cell for cell in among if cell.point.startswith(points) and cell.accident.name.startswith(accidents)]
-    return cells(chosen, Results.load(PAGE, every(), again=it.again))
+    return cells(chosen, Results.load(PAGE, every(), again=chosen if it.again else ()))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from chaos.lab import Lab, program
-from support.cluster import SYSTEM, Kubectl, Manifest, workers
+from support.cluster import SYSTEM, Kubectl, Manifest, wait_for, workers
 from support.migration import pod
 
 OPERATOR = "container-migration-operator"
@@ -32,6 +32,7 @@ Named = list[dict[str, Any]]
 @contextmanager
 def laboratory(kubectl: Kubectl) -> Generator[Lab]:
     """Prepare the cluster for harm, and make it as it was."""
+    wait_for("two nodes that can take part", lambda: len(workers(kubectl)) >= 2, seconds=90)
     first, second, *_ = workers(kubectl)
     lab = Lab(kubectl, f"chaos-{secrets.token_hex(3)}", (first, second), _third(kubectl, (first, second)))
     kubectl("create", "namespace", lab.namespace)

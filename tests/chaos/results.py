@@ -25,13 +25,16 @@ class Results:
     faulty: set[Cell]
 
     @classmethod
-    def load(cls, page: Path, every: Iterable[Cell], *, again: bool = False) -> Results:
-        """Return what a page with the two marks has in its table; nothing of it when all is to be taken `again`."""
+    def load(cls, page: Path, every: Iterable[Cell], *, again: Iterable[Cell] = ()) -> Results:
+        """Return what a page with the two marks has in its table, but those that are to be taken `again`."""
         it = cls(page, tuple(every), {}, set())
         table = page.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
-        for line in [] if again else table.splitlines(keepends=True):
+        anew = frozenset(again)
+        for line in table.splitlines(keepends=True):
             if (match := _ROW.match(line)) and match["accident"] in set(Accident):
                 cell = Cell(match["point"], Accident(match["accident"]))
+                if cell in anew:
+                    continue
                 it._note(cell, line, faulty=not match["faults"].startswith(NO_FAULT))
         return it
 

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -23,7 +23,10 @@ from migration_agent.gate_messages import LINE_BYTES, GateEvent
 from migration_agent.gate_server import GateServer
 from migration_agent.host import Host
 from migration_agent.lineup import Place
+from migration_agent.ports import ApiUnreachable, PodState
 from migration_agent.processes import Processes
+from migration_agent.strays import Strays
+from migration_agent.target import TargetSide
 from support.agent import TARGET_POD
 from support.node import until
 
@@ -98,6 +101,8 @@ class Room:
         await client.say(
             role="gate",
             podUID=TARGET_POD,
+            namespace="default",
+            pod="redis-moved",
             container="main",
             containerID=container_id,
             sandboxID="sandbox-1",
@@ -146,6 +151,56 @@ async def room(tmp_path: Path) -> AsyncIterator[Room]:
 
 async def test_only_root_may_open_the_socket(room: Room) -> None:
     assert stat.S_IMODE(room.path.stat().st_mode) == 0o600
+
+
+@dataclass
+class Pods:
+    """The API server, as far as pods go."""
+
+    state: PodState | None = PodState.LIVE
+    asked: list[tuple[str, str, str]] = field(default_factory=list[tuple[str, str, str]])
+
+    async def __call__(self, namespace: str, name: str, uid: str) -> PodState:
+        self.asked.append((namespace, name, uid))
+        if self.state is None:
+            raise ApiUnreachable("away")
+        return self.state
+
+
+async def test_i4_a_deleted_pod_that_the_agent_was_not_told_of_is_turned_away(room: Room) -> None:
+    client = await room.gate()
+    await until("the gate is reached", lambda: room.gates.gate(TARGET_POD, "main"))
+    pods = Pods()
+    strays = Strays(room.gates, lambda _: None, pods)
+    await strays.look()
+    pods.state = None
+    with pytest.raises(ApiUnreachable):
+        await strays.look()
+    gate = room.gates.gate(TARGET_POD, "main")
+    assert gate is not None
+    assert not gate.answered, "it is not known to be deleted"
+    pods.state = PodState.GONE
+    await strays.look()
+    assert pods.asked == [("default", "redis-moved", TARGET_POD)] * 3
+    said = await client.hear() or {}
+    assert (said["action"], said["message"]) == ("refuse", "the pod is deleted, and its migration has not begun here")
+    await strays.look()
+    assert len(pods.asked) == 3, "a gate that was answered is nobody's business any more"
+
+
+async def test_a_deleted_pod_that_the_agent_was_told_of_is_its_migrations_business(room: Room) -> None:
+    await room.gate()
+    await until("the gate is reached", lambda: room.gates.gate(TARGET_POD, "main"))
+    told = cast("TargetSide", object())
+    answers: list[TargetSide | None] = [told, None, told]
+    pods = Pods(PodState.GONE)
+    strays = Strays(room.gates, lambda _: answers.pop(0), pods)
+    await strays.look()
+    assert not pods.asked
+    await strays.look()  # told while the API server was asked
+    gate = room.gates.gate(TARGET_POD, "main")
+    assert gate is not None
+    assert not gate.answered
 
 
 async def test_held_is_a_live_fact(room: Room) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from migration_api.base import Model
-from migration_api.migration import ContainerName, Uid
+from migration_api.migration import ContainerName, DnsName, Uid
 
 LINE_BYTES = 64 * 1024
 CREATE_NS = 110 * 10**9
@@ -23,6 +23,9 @@ class GateHello(Model):
 
     role: Literal["gate"]
     pod_uid: Uid = Field(alias="podUID")
+    namespace: DnsName | None = None
+    pod: DnsName | None = None
+    """Its name, as the runtime wrote it into the bundle."""
     migration: Annotated[str, Field(max_length=64)] = ""
     container: ContainerName
     container_id: ContainerId = Field(alias="containerID")

@@ -46,6 +46,7 @@ from migration_agent.runtime.containerd import Containerd
 from migration_agent.server import ApiServer, Doorkeeper
 from migration_agent.settings import Settings, SettingsError
 from migration_agent.source import SourceSide, SourceTools
+from migration_agent.strays import Strays
 from migration_agent.target import TargetSide, TargetTools
 from migration_agent.ticket import Tickets
 from migration_agent.transport.bandwidth import Bandwidth
@@ -219,6 +220,7 @@ async def serve(settings: Settings) -> None:
     stop_metrics = serve_metrics(settings.address, settings.metrics_port, migrations.frozen_containers)
     background = (
         asyncio.create_task(Publisher(settings, api, renewed, look).run(), name="publisher"),
+        asyncio.create_task(Strays(gates, migrations.target_of, api.pod).run(), name="strays"),
         asyncio.create_task(_housekeeping(migrations, trust, settings.housekeeping_seconds), name="housekeeping"),
     )
     log.info("node %s: the agent serves at %s", settings.node, settings.endpoint(settings.api_port))

@@ -24,7 +24,8 @@ from support.agent import source_request, target_request
 SEED = int(os.environ.get("SEED", "7"))
 ROUNDS = 2000
 GATE = {
-    "role": "gate", "podUID": "7e7e-1", "migration": "m-1", "container": "main", "containerID": "c0ffee",
+    "role": "gate", "podUID": "7e7e-1", "namespace": "default", "pod": "redis-moved", "migration": "m-1",
+    "container": "main", "containerID": "c0ffee",
     "sandboxID": "5a", "deadlineBoottimeNs": 5, "keeper": False,
 }  # fmt: skip
 HOOK = {"role": "hook", "action": "post-restore", "podUID": "7e7e-1", "container": "main", "initPID": 7}
@@ -41,7 +42,7 @@ NASTY: tuple[Any, ...] = (
     None, True, -1, 0, 2**63, 2**70, 1e308, "", ".", "..", "../../etc/passwd", "/etc/passwd", "a/b", "a\x00b", "a\nb",
     "\ud800", "x" * 70_000, [], {}, [[]], ["main"] * 5000, {"a": {"a": {}}}, "main; rm -rf /", "--root=/", "%s%n",
 )  # fmt: skip
-NAMES = {"pod_uid", "container", "container_id", "containers", "order", "uid", "pod_name", "namespace", "name"}
+NAMES = {"pod_uid", "container", "container_id", "containers", "order", "uid", "pod_name", "namespace", "name", "pod"}
 """What becomes a part of a path, a URL or an argument."""
 
 

@@ -35,9 +35,14 @@ def test_what_was_taken_is_not_taken_again_unless_it_had_a_fault(page: Path) -> 
     assert Results.load(page, ALL).missing(ALL) == [LATER]
 
 
-def test_all_is_taken_again_when_that_is_said(page: Path) -> None:
-    Results.load(page, ALL).add(Outcome(GOOD))
-    assert Results.load(page, ALL, again=True).missing(ALL) == ALL
+def test_what_is_to_be_taken_again_is_and_the_rest_stays(page: Path) -> None:
+    before = Results.load(page, ALL)
+    for cell in (GOOD, LATER):
+        before.add(Outcome(cell))
+    after = Results.load(page, ALL, again=[GOOD])
+    assert after.missing(ALL) == [GOOD, BAD]
+    after.add(Outcome(GOOD))
+    assert Results.load(page, ALL).missing(ALL) == [BAD]
 
 
 def test_what_is_no_cell_any_more_goes(page: Path) -> None:
