@@ -107,7 +107,7 @@ class Lab:
 
     def part(self, component: str, node: str = "") -> Manifest | None:
         """Return the living pod of a component, on that node; None while there is none."""
-        pods = self.kubectl.list("pods", "-n", SYSTEM, "-l", f"{COMPONENT}={component}")
+        pods = self.kubectl.list("pods", SYSTEM, labels=f"{COMPONENT}={component}")
         alive = [p for p in pods if "deletionTimestamp" not in p["metadata"]]
         return next((p for p in alive if not node or p["spec"].get("nodeName") == node), None)
 
@@ -121,7 +121,7 @@ class Lab:
     def heal(self) -> None:
         """Wait until all parts are ready; what the kubelet restarts with growing pauses gets a new pod."""
         for component in ("operator", "agent"):
-            for it in self.kubectl.list("pods", "-n", SYSTEM, "-l", f"{COMPONENT}={component}"):
+            for it in self.kubectl.list("pods", SYSTEM, labels=f"{COMPONENT}={component}"):
                 statuses = it["status"].get("containerStatuses", [{}])
                 if statuses[0].get("restartCount", 0) > 0:
                     name = it["metadata"]["name"]
@@ -134,12 +134,12 @@ class Lab:
 
     def ready(self, component: str) -> int:
         """Return how many pods of a component are ready."""
-        pods = self.kubectl.list("pods", "-n", SYSTEM, "-l", f"{COMPONENT}={component}")
+        pods = self.kubectl.list("pods", SYSTEM, labels=f"{COMPONENT}={component}")
         return sum(condition(p, "Ready").get("status") == "True" for p in pods)
 
     def relieve(self) -> None:
         """Replace what waits for its next restart."""
-        for it in self.kubectl.list("pods", "-n", SYSTEM, "-l", COMPONENT):
+        for it in self.kubectl.list("pods", SYSTEM, labels=COMPONENT):
             for status in it["status"].get("containerStatuses", []):
                 if status["state"].get("waiting", {}).get("reason") == "CrashLoopBackOff":
                     delete = ("delete", "pod", it["metadata"]["name"], "-n", SYSTEM)

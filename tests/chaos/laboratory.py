@@ -62,7 +62,7 @@ def _prepare(lab: Lab) -> None:
     kubectl("wait", *names, "-n", lab.namespace, "--for=condition=Ready", "--timeout=120s", timeout=130)
     lab.witness = (kubectl.get("pod", "witness", lab.namespace) or {})["status"]["podIP"]
     lab.disarm()
-    for old in kubectl.list("namespaces", "-l", LABEL):
+    for old in kubectl.list("namespaces", labels=LABEL):
         name = old["metadata"]["name"]
         if name != lab.namespace and "deletionTimestamp" not in old["metadata"]:
             Lab(kubectl, name, lab.nodes, lab.third).clear()
@@ -71,7 +71,7 @@ def _prepare(lab: Lab) -> None:
 
 def _third(kubectl: Kubectl, nodes: tuple[str, str]) -> str:
     """Return the node that the API server runs on; a pod named to it needs no toleration."""
-    names = [node["metadata"]["name"] for node in kubectl.list("nodes", "-l", "node-role.kubernetes.io/control-plane")]
+    names = [node["metadata"]["name"] for node in kubectl.list("nodes", labels="node-role.kubernetes.io/control-plane")]
     third = next((name for name in names if name not in nodes), None)
     assert third, "harm is done to two workers, and a node of the control plane stays well: there is none"
     return third

@@ -71,7 +71,7 @@ def run(kubectl: Kubectl, name: str) -> Result:
     acknowledged = redis.acknowledged()
     wait_for("the client to write on", lambda: redis.acknowledged() > acknowledged + 100, seconds=60)
     checked = redis.stop_and_check()
-    left = kubectl.list("pods", "-n", name, "-l", "app=redis")
+    left = kubectl.list("pods", name, labels="app=redis")
     return Result(
         migration=migration,
         keys_before=keys_before,

@@ -198,7 +198,7 @@ def test_a_store_that_is_gone_holds_no_object_for_ever(
     folder.path.rename(away)
     try:
         kept.delete(name)
-        events = kubectl.list("events", "-n", migrations.namespace, "--field-selector=reason=NotRemoved")
+        events = kubectl.list("events", migrations.namespace, fields="reason=NotRemoved")
         assert len(events) == 1
         assert "was not removed" in events[0]["message"]
         assert "mount it on this node" in events[0]["message"]

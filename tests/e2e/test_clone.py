@@ -180,7 +180,7 @@ def test_a_clone_of_a_deployment_s_pod_leaves_the_deployment_alone(
     template = pod("web", migrations.namespace, ["bash", "-c", COUNTER], nodes[0])["spec"]
     kubectl.apply(workload("Deployment", "web", migrations.namespace, template, replicas=1))
     kubectl("rollout", "status", "deployment/web", "-n", migrations.namespace, "--timeout=60s", timeout=70)
-    [it] = kubectl.list("pods", "-n", migrations.namespace, "-l", "app=web")
+    [it] = kubectl.list("pods", migrations.namespace, labels="app=web")
     name = it["metadata"]["name"]
     log = follow(name, migrations.namespace)
     with watching(kubectl, migrations.namespace, "app=web") as watch:

@@ -136,11 +136,11 @@ def test_logs_exec_and_port_forward(api: Kubectl, namespace: str, pair: tuple[st
 def test_a_deployment_replaces_its_pods(api: Kubectl, namespace: str) -> None:
     api.apply(controlled("Deployment", "web", namespace))
     api("rollout", "status", "-n", namespace, "deployment/web", "--timeout=60s", timeout=70)
-    before = {p["metadata"]["uid"] for p in api.list("pods", "-n", namespace)}
+    before = {p["metadata"]["uid"] for p in api.list("pods", namespace)}
     assert len(before) == 2
     api("rollout", "restart", "-n", namespace, "deployment/web")
     api("rollout", "status", "-n", namespace, "deployment/web", "--timeout=60s", timeout=70)
-    alive = [p for p in api.list("pods", "-n", namespace) if "deletionTimestamp" not in p["metadata"]]
+    alive = [p for p in api.list("pods", namespace) if "deletionTimestamp" not in p["metadata"]]
     assert len(alive) == 2
     assert not before & {p["metadata"]["uid"] for p in alive}
 

@@ -55,7 +55,7 @@ def test_what_cannot_be_dumped_is_rolled_back_with_the_reason(
     assert "(CRIU: " in why["message"]
     events = [
         it["message"]
-        for it in kubectl.list("events", "-n", namespace)
+        for it in kubectl.list("events", namespace)
         if it["involvedObject"]["name"] == "move" and it["type"] == "Warning"
     ]
     assert any(sentence in message and "Error (criu/" in message for message in events), events

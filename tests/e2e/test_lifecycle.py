@@ -155,9 +155,9 @@ def test_the_commands_of_the_rescue_page(
     migrations.start("move", "ballast", target={"nodeName": target})
     seen = wait_for("the freeze", lambda: frozen(migrations), seconds=60, every=0.05)
     kubectl("delete", "daemonset", "container-migration-agent", "-n", SYSTEM, "--cascade=background")
-    component = ("-n", SYSTEM, "-l", "app.kubernetes.io/component=agent")
-    kubectl("delete", "pods", *component, "--grace-period=0", "--force", "--wait=false")
-    wait_for("no agent", lambda: not kubectl.list("pods", *component), seconds=60)
+    component = "app.kubernetes.io/component=agent"
+    kubectl("delete", "pods", "-n", SYSTEM, "-l", component, "--grace-period=0", "--force", "--wait=false")
+    wait_for("no agent", lambda: not kubectl.list("pods", SYSTEM, labels=component), seconds=60)
 
     def as_admin(block: str) -> str:
         environment = {**os.environ, "NAMESPACE": migrations.namespace, "MIGRATION": "move"}
@@ -207,10 +207,10 @@ def test_uninstall_and_install_again(kubectl: Kubectl, migrations: Migrations, n
     undone = migrations.get("undecided")
     assert condition(undone, "Succeeded")["reason"] == Reason.ROLLED_BACK
     assert condition(undone, "Committed")["status"] == "False"
-    assert [m for m in kubectl.list("cmig", "-A") if m["metadata"].get("finalizers")] == []
+    assert [m for m in kubectl.list("cmig") if m["metadata"].get("finalizers")] == []
     assert kubectl.get("runtimeclass", "migratable") is not None
     assert kubectl.get("crd", "containermigrations.containermigration.io") is not None
-    wait_for("the end of its pods", lambda: not kubectl.list("pods", "-n", SYSTEM), seconds=60)
+    wait_for("the end of its pods", lambda: not kubectl.list("pods", SYSTEM), seconds=60)
     goes_on_without_a_gap(kubectl, migrations, "stayer")
 
     # A moved pod outlives what moved it: its container crashes, and is started again, cold, by what stayed on the node.

@@ -18,8 +18,8 @@ def scraped(kubectl: Kubectl, pod: str, port: int) -> dict[str, float]:
 
 
 def of_operator(kubectl: Kubectl) -> dict[str, float]:
-    selector = ("-l", "app.kubernetes.io/component=operator", "--field-selector", "status.phase=Running")
-    [pod] = kubectl.list("pods", "-n", SYSTEM, *selector)
+    component = "app.kubernetes.io/component=operator"
+    [pod] = kubectl.list("pods", SYSTEM, labels=component, fields="status.phase=Running")
     return scraped(kubectl, pod["metadata"]["name"], 8081)
 
 

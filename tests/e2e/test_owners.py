@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(300, func_only=True)  # not the making of `prog
 
 
 def pods_of(migrations: Migrations, name: str) -> list[Manifest]:
-    return live(migrations.kubectl.list("pods", "-n", migrations.namespace, "-l", f"app={name}"))
+    return live(migrations.kubectl.list("pods", migrations.namespace, labels=f"app={name}"))
 
 
 def ready_pods(migrations: Migrations, name: str, count: int) -> list[Manifest]:
@@ -85,7 +85,7 @@ def test_a_pod_of_a_deployment_moves_and_its_replica_set_never_has_too_few(
 
 def replicas(kubectl: Kubectl, namespace: str) -> tuple[int, int, int]:
     """Return how many pods the Deployment's only ReplicaSet has, how many are ready, how many it should have."""
-    [it] = kubectl.list("replicasets", "-n", namespace, "-l", "app=web")
+    [it] = kubectl.list("replicasets", namespace, labels="app=web")
     return it["status"]["replicas"], it["status"].get("readyReplicas", 0), it["spec"]["replicas"]
 
 

@@ -208,7 +208,7 @@ def refused(migrations: Migrations, name: str) -> dict[str, str]:
     assert "target" not in done["status"]
     assert "finalizers" not in done["metadata"]
     label = f"containermigration.io/migration-uid={done['metadata']['uid']}"
-    assert migrations.kubectl.list("pods", "-n", migrations.namespace, "-l", label) == []
+    assert migrations.kubectl.list("pods", migrations.namespace, labels=label) == []
     message: str = verdict["message"]
     found = {str(reason): message.split(f"{reason}: ", 1)[1] for reason in Why if f"{reason}: " in message}
     assert found, f"no documented reason in: {message}"
@@ -230,7 +230,7 @@ def test_a_request_that_is_refused(
     stage = Stage(kubectl, migrations, *nodes)
     manifest = pod("it", migrations.namespace, SLEEP, stage.source, **case.spec)
     manifest["spec"]["containers"][0].update(case.container)
-    control_plane = kubectl.list("nodes", "-l", "node-role.kubernetes.io/control-plane")[0]["metadata"]["name"]
+    control_plane = kubectl.list("nodes", labels="node-role.kubernetes.io/control-plane")[0]["metadata"]["name"]
     names = {"SOURCE": stage.source, "CONTROL-PLANE": control_plane}
     ask: Spec = {"podName": "it", "target": {"nodeName": stage.target}, **case.ask}
     if ask["target"].get("nodeName") in names:

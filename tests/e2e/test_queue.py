@@ -56,7 +56,7 @@ def test_many_at_once_run_in_order_and_within_the_limits(
     queued: set[str] = set()
 
     def all_ended() -> list[Manifest] | None:
-        found = kubectl.list("cmig", "-n", migrations.namespace)
+        found = kubectl.list("cmig", migrations.namespace)
         check_limits(found)
         for it in found:
             verdict = condition(it, "PreflightPassed")

@@ -62,8 +62,8 @@ def operator_stopped(kubectl: Kubectl) -> Iterator[None]:
     deployment = ("-n", SYSTEM, "deployment", OPERATOR)
     replicas = kubectl("get", *deployment, "-o", "jsonpath={.spec.replicas}").stdout
     kubectl("scale", *deployment, "--replicas=0")
-    pods = ("-n", SYSTEM, "-l", "app.kubernetes.io/component=operator")
-    wait_for("the operator to stop", lambda: not kubectl.list("pods", *pods), seconds=60)
+    component = "app.kubernetes.io/component=operator"
+    wait_for("the operator to stop", lambda: not kubectl.list("pods", SYSTEM, labels=component), seconds=60)
     yield
     kubectl("scale", *deployment, f"--replicas={replicas}")
     kubectl("wait", *deployment, "--for=condition=Available", "--timeout=90s", timeout=100)

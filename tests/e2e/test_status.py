@@ -45,7 +45,7 @@ def test_a_success_for_admins_and_tools(kubectl: Kubectl, migrations: Migrations
     head, row = kubectl("get", "cmig", "move", *here).stdout.splitlines()
     assert head.split() == ["NAME", "POD", "FROM", "TO", "PHASE", "FREEZE", "AGE"]
     assert row.split()[:6] == ["move", "counter", source, target, "Succeeded", timings["freezeSeconds"]]
-    events = kubectl.list("events", *here, "--field-selector", "involvedObject.kind=ContainerMigration")
+    events = kubectl.list("events", migrations.namespace, fields="involvedObject.kind=ContainerMigration")
     assert {e["reason"] for e in events} == {"Committed", "Succeeded"}
 
 

@@ -5,20 +5,20 @@ Nothing here knows kind: the same tests run on any cluster that the current KUBE
 
 from __future__ import annotations
 
-import json
 import subprocess
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import yaml
+
+from support.reader import Manifest, reader
 
 SYSTEM = "container-migration"
 """The namespace that operator and agents run in."""
 
 T = TypeVar("T")
-Manifest = dict[str, Any]
 
 
 class NotInTimeError(AssertionError):
@@ -43,7 +43,7 @@ def wait_for(what: str, probe: Callable[[], T | None], *, seconds: float, every:
 
 @dataclass(frozen=True)
 class Kubectl:
-    """Runs kubectl with the environment's KUBECONFIG; who others are is in `support.writers`."""
+    """What kubectl does with the environment's KUBECONFIG; who others are is in `support.writers`."""
 
     def __call__(
         self, *args: str, stdin: str | None = None, check: bool = True, timeout: float = 60
@@ -63,13 +63,11 @@ class Kubectl:
 
     def get(self, kind: str, name: str, namespace: str = "") -> Manifest | None:
         """Return the object, or None when there is none."""
-        scope = ("-n", namespace) if namespace else ()
-        text = self("get", kind, name, *scope, "--ignore-not-found", "-o", "json").stdout
-        return json.loads(text) if text.strip() else None
+        return reader().get(kind, name, namespace)
 
-    def list(self, kind: str, *args: str) -> list[Manifest]:
-        """Return the objects that `kubectl get KIND ARGS` finds."""
-        return json.loads(self("get", kind, *args, "-o", "json").stdout)["items"]
+    def list(self, kind: str, namespace: str = "", *, labels: str = "", fields: str = "") -> list[Manifest]:
+        """Return the objects of a namespace, or of all, that both selectors select."""
+        return reader().list(kind, namespace, labels=labels, fields=fields)
 
     def logs(self, pod: str, namespace: str, *args: str) -> list[str]:
         """Return the lines that the pod's container has written."""
@@ -89,7 +87,7 @@ def condition(thing: Manifest | None, type_: str) -> Manifest:
 
 def agents(kubectl: Kubectl) -> dict[str, str]:
     """Return the agent's pod of each node."""
-    pods = kubectl.list("pods", "-n", SYSTEM, "-l", "app.kubernetes.io/component=agent")
+    pods = kubectl.list("pods", SYSTEM, labels="app.kubernetes.io/component=agent")
     return {
         p["spec"]["nodeName"]: p["metadata"]["name"]
         for p in pods
@@ -114,7 +112,7 @@ def schedulable(kubectl: Kubectl) -> list[str]:
 
 def workers(kubectl: Kubectl) -> list[str]:
     """Return the names of the nodes that can take part in a migration."""
-    return sorted(n["metadata"]["name"] for n in kubectl.list("nodes", "-l", "containermigration.io/target=true"))
+    return sorted(n["metadata"]["name"] for n in kubectl.list("nodes", labels="containermigration.io/target=true"))
 
 
 def what_happened(kubectl: Kubectl, namespaces: Iterable[str]) -> str:

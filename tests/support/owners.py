@@ -68,7 +68,7 @@ class Watch:
 @contextmanager
 def watching(kubectl: Kubectl, namespace: str, label: str) -> Generator[Watch]:
     """Watch the pods with that label from now on; those that are there already have been seen on entry."""
-    watch, there = Watch(), {pod["metadata"]["name"] for pod in kubectl.list("pods", "-n", namespace, "-l", label)}
+    watch, there = Watch(), {pod["metadata"]["name"] for pod in kubectl.list("pods", namespace, labels=label)}
     command = ("kubectl", "get", "pods", "-n", namespace, "-l", label, "--watch", "--output-watch-events", "-o", "json")
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         thread = threading.Thread(target=_read, args=(process, watch), daemon=True)
