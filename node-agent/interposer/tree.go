@@ -38,7 +38,8 @@ func writeTree(ticketDir, container, containerID string, initPID int) error {
 
 // killRecordedTree kills the tree an earlier restore of this container left, if it still lives. CRIU or runc can die at
 // a moment when no hook is looking (between post-restore and pre-resume, or after the release): the tasks then run, or
-// stay, without an owner, and a fresh start beside them would make two copies in one pod.
+// stay, without an owner, and a fresh start beside them would make two copies in one pod. A CRIU that is still there, its
+// runc killed by a containerd that had lost its kubelet, was seen to keep the dead tree for ever; so it goes, too.
 func killRecordedTree(ticketDir, container string) error {
 	data, err := os.ReadFile(treeFile(ticketDir, container))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -54,7 +55,7 @@ func killRecordedTree(ticketDir, container string) error {
 	if record.BootID != bootID() || !isProcess(record.InitPID, record.InitStart) {
 		return nil
 	}
-	return killTree(record.InitPID)
+	return errors.Join(killTree(record.InitPID), killTracer(record.InitPID))
 }
 
 // isProcess says whether pid is still the process that began at start.

@@ -35,7 +35,9 @@ print(first, flush=True)
 time.sleep(1000)
 `
 
-func TestATreeWhoseTracerNeverReapsItDiesWithTheTracer(t *testing.T) {
+// tracedTree starts the tracer and returns it and the first process of its tree.
+func tracedTree(t *testing.T) (*exec.Cmd, int) {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("makes a pid namespace: needs root")
 	}
@@ -49,14 +51,38 @@ func TestATreeWhoseTracerNeverReapsItDiesWithTheTracer(t *testing.T) {
 	must(t, err)
 	first, err := strconv.Atoi(strings.TrimSpace(line))
 	must(t, err)
+	return criu, first
+}
+
+func endsWithItsTree(t *testing.T, criu *exec.Cmd, first int) {
+	t.Helper()
+	ended := make(chan error, 1)
+	go func() { ended <- criu.Wait() }()
+	select {
+	case <-ended:
+	case <-time.After(10 * time.Second):
+		t.Fatal("the tracer lives, and so does the tree that it never reaps")
+	}
+	eventually(t, "the tree is dead", func() bool { return !alive(first) })
+}
+
+func TestATreeWhoseTracerNeverReapsItDiesWithTheTracer(t *testing.T) {
+	criu, first := tracedTree(t)
 	must(t, killTree(first))
 	time.Sleep(50 * time.Millisecond)
 	if !alive(first) {
 		t.Fatal("it died by itself: the test shows nothing")
 	}
 	must(t, killTracer(first))
-	criu.Wait()
-	eventually(t, "the tree is dead", func() bool { return !alive(first) })
+	endsWithItsTree(t, criu, first)
+}
+
+func TestARecordedTreeIsDeadBeforeAnotherOneIsMade(t *testing.T) {
+	criu, first := tracedTree(t)
+	dir := t.TempDir()
+	must(t, writeTree(dir, "app", "c1", first))
+	must(t, killRecordedTree(dir, "app"))
+	endsWithItsTree(t, criu, first)
 }
 
 func TestWhoTracesNobodyIsLeftAlone(t *testing.T) {
