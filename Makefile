@@ -6,6 +6,7 @@ SHELL := /bin/bash
 UV := .tools/bin/uv
 BIN := .venv/bin
 TESTBED ?= tests/kind/cluster
+SECOND := tests/kind/cluster --name ctrmig-2
 NAMESPACE ?= container-migration
 export UV_PYTHON_DOWNLOADS := never
 
@@ -88,6 +89,7 @@ cluster-up: ## bring the kind cluster up (about 20 minutes the first time, about
 .PHONY: cluster-down
 cluster-down: ## remove the cluster and everything it put on this machine, but the cache
 	$(TESTBED) down
+	$(SECOND) down
 
 .PHONY: cluster-status
 cluster-status: ## nodes, versions, where all came from, and the work-arounds in force
@@ -109,6 +111,15 @@ e2e: $(SYNCED) cluster-up deploy e2e-only ## end-to-end tests, from nothing
 .PHONY: e2e-only
 e2e-only: $(SYNCED) ## end-to-end tests on the cluster as it is
 	$(TESTBED) exec -- $(BIN)/pytest tests/e2e --timeout 600 $(PYTEST_ARGS)
+
+.PHONY: e2e-lanes
+e2e-lanes: $(SYNCED) ## end-to-end tests on two clusters, side by side, a file at a time
+	$(BIN)/pytest tests/e2e --timeout 600 -n 2 --dist loadfile $(PYTEST_ARGS)
+
+.PHONY: second-cluster
+second-cluster: ## bring up and deploy to the cluster of the second lane
+	$(SECOND) up
+	$(MAKE) --no-print-directory deploy TESTBED="$(SECOND)"
 
 CHAOS = PYTHONPATH=tests $(TESTBED) exec -- $(BIN)/python -m chaos
 N ?= 200

@@ -31,19 +31,32 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--workloads-table", help="the page whose rows are written anew: docs/workloads.md")
 
 
+def has_lanes(config: pytest.Config) -> bool:
+    """Say whether this process only hands tests out, to workers (`-n`) that have a cluster each."""
+    return bool(config.getoption("numprocesses")) and not hasattr(config, "workerinput")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Without a cluster to test, the project's own is brought up, or used as it is."""
     config.addinivalue_line("markers", "testbed: needs the project's own kind cluster (tests/kind)")
-    if path := config.getoption("--kubeconfig"):
+    path = config.getoption("--kubeconfig")
+    if has_lanes(config):
+        if path:
+            raise pytest.UsageError("--kubeconfig names one cluster, and each worker of -n takes its own")
+    elif worker := os.environ.get("PYTEST_XDIST_WORKER"):
+        testbed_support.enter(testbed_support.lane(int(worker.removeprefix("gw"))))
+    elif path:
         if path != os.environ.get("KUBECONFIG"):
             os.environ.pop(testbed_support.NAME, None)
         os.environ["KUBECONFIG"] = str(path)
     elif "KUBECONFIG" not in os.environ and not config.option.collectonly:
-        testbed_support.enter()
+        testbed_support.enter(testbed_support.lane(0))
 
 
-def pytest_report_header() -> list[str]:
+def pytest_report_header(config: pytest.Config) -> list[str]:
     """Say what is tested: a cluster that was not made from packages may have any versions."""
+    if has_lanes(config):
+        return []
     info = ".status.nodeInfo"
     columns = f"NODE:.metadata.name,KUBELET:{info}.kubeletVersion,RUNTIME:{info}.containerRuntimeVersion"
     return Kubectl()("get", "nodes", "-o", f"custom-columns={columns}", check=False).stdout.splitlines()

@@ -62,9 +62,15 @@ class Testbed:
         return dict(shlex.split(os.path.expandvars(word))[0].split("=", 1) for word in words)
 
 
-def enter() -> None:
-    """Bring the cluster up, unless it is, and move this process into its network."""
-    testbed = Testbed(os.environ.get(NAME, "ctrmig"))
+def lane(number: int) -> str:
+    """Return the name of the cluster that a worker takes, from 0."""
+    first = os.environ.get(NAME, "ctrmig")
+    return f"{first}-{number + 1}" if number else first
+
+
+def enter(name: str) -> None:
+    """Bring a cluster up, unless it is, and move this process into its network."""
+    testbed = Testbed(name)
     testbed("up", timeout=3600)
     os.environ.update(testbed.variables("env"))
     if namespace := os.environ["TESTBED_NETNS"]:
