@@ -120,6 +120,8 @@ ELSEWHERE = {
     Failpoint.OPERATOR_CHECKPOINT_REMOVE: "a ContainerCheckpoint that is deleted: test_checkpoints.py",
     Failpoint.OPERATOR_CHECKPOINT_GIVE_UP: "a ContainerCheckpoint whose store is gone: test_checkpoints.py",
     Failpoint.OPERATOR_RETURN: "a target node that is out of service",
+    Failpoint.TARGET_PODMAN_RESTORES: "a container of Podman's: test_podman.py",
+    Failpoint.TARGET_PODMAN_RESTORED: "a container of Podman's: test_podman.py",
     Failpoint.SOURCE_SEND: "the source's agent died after the dump: reached by killing it at source.sent",
     Failpoint.SOURCE_WITHDRAW: "cancelled between the request and the freeze",
     Failpoint.SOURCE_LOSE: "the source died while frozen: test_rollback.py",

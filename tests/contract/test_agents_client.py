@@ -19,6 +19,7 @@ from migration_agent.ports import ApiUnreachable
 from migration_agent.server import ApiServer, Doorkeeper
 from migration_api.names import AGENT_AUDIENCE
 from migration_api.node import MigrationNode
+from migration_api.podman import PodmanFacts, PodmanQuestion
 from migration_api.shipping import ProbeProblem, ProbeReport, ProbeStep, StoreAccess, StoreProbe
 from migration_api.stored import KeepReport, KeepRequest, RemoveReport, RemoveRequest
 from migration_api.transport import ObjectStore, SecretReference, SharedVolume
@@ -117,6 +118,10 @@ async def user_of(token: str, audience: str) -> str | None:
     return {"good": OPERATOR, "renewed": OPERATOR, "other": "system:serviceaccount:shop:default"}.get(token)
 
 
+def podman(question: PodmanQuestion) -> PodmanFacts:
+    return PodmanFacts(criu_version=question.container)
+
+
 @asynccontextmanager
 async def serving(desk: Desk, directory: Path) -> AsyncGenerator[MigrationNode]:
     """Run the agent's server; yield its MigrationNode."""
@@ -125,7 +130,9 @@ async def serving(desk: Desk, directory: Path) -> AsyncGenerator[MigrationNode]:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(*files)
     doorkeeper = Doorkeeper(OPERATOR, user_of)
-    server = ApiServer(desk, doorkeeper, lambda uid, _: FACTS if uid == SOURCE_UID else None, probe, Shelf())
+    server = ApiServer(
+        desk, doorkeeper, lambda uid, _: FACTS if uid == SOURCE_UID else None, probe, Shelf(), podman=podman
+    )
     port = free_port()
     await server.start("127.0.0.1", port, context)
     try:

@@ -36,7 +36,7 @@ def migration(
 ) -> ContainerMigration:
     """Return a migration of the pod `redis`; `spec` among the keywords adds to its specification."""
     wish: dict[str, Any] = metadata.pop("spec", {})
-    spec = wish if "checkpointName" in wish else {"podName": "redis", **wish}
+    spec = wish if {"checkpointName", "podman"} & wish.keys() else {"podName": "redis", **wish}
     fields: dict[str, Any] = {
         "name": name,
         "namespace": "shop",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from migration_api.wire import Connections
@@ -12,26 +12,31 @@ _TIME_WAIT, _CLOSE, _LISTEN = 0x06, 0x07, 0x0A
 _NOT_CONNECTED = frozenset({_TIME_WAIT, _CLOSE, _LISTEN})
 """Nobody is at the other end; sockets in TIME_WAIT belong to no process and are in no checkpoint."""
 
+_INODE = 5
+"""Where a line names the socket, counted from behind its state."""
 
-def connections(proc: Path) -> Connections:
+
+def connections(proc: Path, sockets: Collection[int] | None = None) -> Connections:
     """Count the connected sockets in a process's network namespace; those on loopback have both ends in it.
 
     Args:
         proc: the process's directory below /proc.
+        sockets: the inodes of those that count; None: all.
 
     Raises:
         OSError: there is no such process.
     """
     tables = [proc / "net/tcp", proc / "net/tcp6"]
-    found = [loopback for table in tables if table.exists() for loopback in _connections(table)]
+    found = [loopback for table in tables if table.exists() for loopback in _connections(table, sockets)]
     return Connections(within=sum(found), outside=len(found) - sum(found))
 
 
-def _connections(table: Path) -> Iterator[bool]:
+def _connections(table: Path, sockets: Collection[int] | None) -> Iterator[bool]:
     """Yield for each connection whether it is on loopback."""
     for line in table.read_text(encoding="ascii").splitlines()[1:]:
-        _, local, remote, state, *_ = line.split()
-        if int(state, 16) not in _NOT_CONNECTED:
+        _, local, remote, state, *rest = line.split()
+        counts = sockets is None or int(rest[_INODE]) in sockets
+        if counts and int(state, 16) not in _NOT_CONNECTED:
             yield _address(local).is_loopback and _address(remote).is_loopback
 
 

@@ -96,6 +96,8 @@ class TargetRecord(Model):
     """CLOCK_BOOTTIME of that boot when this agent learned of Commit."""
     processes: tuple[ProcessRef, ...] = ()
     """Interposer, hook and first process of the tree of the latest restore: all must be dead before a promise."""
+    restore_begun: bool = False
+    """Podman was told to restore here: from then on what has the container's ID is this migration's."""
     received_at: Time | None = None
     held_at: Time | None = None
     resumed_at: Time | None = None

@@ -38,22 +38,29 @@ from migration_agent.paths import Layout
 from migration_agent.peer import PeerServer
 from migration_agent.peer_client import PeerClient
 from migration_agent.places import Places
+from migration_agent.podman_facts import podman_facts
+from migration_agent.podman_freezer import PodmanFreezer
+from migration_agent.ports import FreezerLike
 from migration_agent.processes import Processes
 from migration_agent.publisher import Publisher
 from migration_agent.registers import Api
 from migration_agent.room import RoomFinder
 from migration_agent.runtime.containerd import Containerd
+from migration_agent.runtime.podman import Podman
 from migration_agent.server import ApiServer, Doorkeeper
 from migration_agent.settings import Settings, SettingsError
 from migration_agent.source import SourceSide, SourceTools
 from migration_agent.strays import Strays
 from migration_agent.target import TargetSide, TargetTools
+from migration_agent.target_podman import PodmanTargetSide
 from migration_agent.ticket import Tickets
 from migration_agent.transport.bandwidth import Bandwidth
+from migration_agent.transport.manifest import PODMANS_ARCHIVE
 from migration_agent.trust import Identity, Peer, Trust
 from migration_agent.vault import Vault
 from migration_api import failpoints
 from migration_api.node import NodeFacts
+from migration_api.wire import RunBy
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +101,7 @@ class NodeSides:
         lazily: bool,
     ) -> None:
         self.runtime = runtime
+        self.podman = Podman(host)
         self.processes = Processes(host.process_start, tracer=host.tracer)
         self.clock = HostClock(host)
         self._settings, self._host, self._api = settings, host, api
@@ -103,13 +111,8 @@ class NodeSides:
         self._turn = FreezeTurn()
 
     def source(self, record: SourceRecord, *, changed: Callable[[], None], restarted: bool) -> SourceSide:
-        freezer = Freezer(
-            pod_uid=record.request.pod_uid,
-            runtime=self.runtime,
-            processes=self.processes,
-            fence_of=lambda pod_uid: Fence(self._host, pod_uid),
-            drop_of=lambda pid: PacketDrop(self._host, pid),
-        )
+        by_podman = record.request.run_by is RunBy.PODMAN
+        freezer = self._podman_freezer(record) if by_podman else self._freezer(record)
         tools = SourceTools(
             journal=self._journal,
             vault=self._vault,
@@ -121,6 +124,25 @@ class NodeSides:
             turn=self._turn,
         )
         return SourceSide(record, tools, changed=changed, restarted=restarted)
+
+    def _freezer(self, record: SourceRecord) -> FreezerLike:
+        return Freezer(
+            pod_uid=record.request.pod_uid,
+            runtime=self.runtime,
+            processes=self.processes,
+            fence_of=lambda pod_uid: Fence(self._host, pod_uid),
+            drop_of=lambda pid: PacketDrop(self._host, pid),
+        )
+
+    def _podman_freezer(self, record: SourceRecord) -> FreezerLike:
+        request = record.request
+        return PodmanFreezer(
+            container_id=request.pod_uid,
+            podman=self.podman,
+            processes=self.processes,
+            archive=self._journal.layout.image(request.migration.uid, request.containers[0]) / PODMANS_ARCHIVE,
+            leave_running=record.apart,
+        )
 
     def target(self, record: TargetRecord, *, changed: Callable[[], None], restarted: bool) -> TargetSide:
         tools = TargetTools(
@@ -136,6 +158,8 @@ class NodeSides:
             store_of=self._places.store_of,
             lazily=self.lazily,
         )
+        if record.request.run_by is RunBy.PODMAN:
+            return PodmanTargetSide(record, tools, self.podman, changed=changed, restarted=restarted)
         return TargetSide(record, tools, changed=changed, restarted=restarted)
 
 
@@ -200,6 +224,7 @@ async def serve(settings: Settings) -> None:
         lambda uid, held_by: pod_facts(sides.runtime, uid, held_by),
         places.probe,
         Kept(places),
+        podman=lambda question: podman_facts(sides.podman, question, journal.holder),
     )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3

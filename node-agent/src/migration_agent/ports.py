@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+from migration_agent.processes import Processes
+from migration_agent.runtime.interface import Container, ContainerStatus, Dump, Shared
 from migration_agent.seen import Gone, Seen
 from migration_api.migration import Decision, Outcome
 from migration_api.shipping import Shipping
-from migration_api.wire import Failure, MigrationRef
+from migration_api.wire import Connections, Failure, MigrationRef
 
 
 class ApiUnreachable(Exception):
@@ -75,6 +77,83 @@ class PacketDropLike(Protocol):
     def reset(self) -> None: ...
 
     def lift(self) -> None: ...
+
+
+class FreezerLike(Protocol):
+    """What a source side does to the containers that move; see `freezer.Freezer`. All methods block and are idempotent.
+
+    Raises:
+        RuntimeFailure, FreezeFailure: any of them, with a message for an admin.
+    """
+
+    @property
+    def processes(self) -> Processes:
+        """This boot's processes."""
+        ...
+
+    def find(self, names: Sequence[str]) -> tuple[Container, ...]:
+        """Return the containers of these names, which run."""
+        ...
+
+    def shared(self) -> Shared:
+        """Return what they share; before the freeze."""
+        ...
+
+    def prepare(self, dump: Dump) -> None:
+        """Do all of a dump that can be done while the container runs."""
+        ...
+
+    def fence(self) -> None:
+        """Keep others from starting them."""
+        ...
+
+    def fence_again(self) -> None:
+        """Make sure of the fence after a restart."""
+        ...
+
+    def fenced(self) -> bool:
+        """Say whether nobody else starts them."""
+        ...
+
+    def drop(self, shared: Shared) -> None:
+        """Hold their packets back."""
+        ...
+
+    def pause(self, containers: Sequence[Container]) -> None:
+        """Let none of them run an instruction more, as far as that is no part of the dump."""
+        ...
+
+    def dump(self, dump: Dump, *, while_frozen: Callable[[], None]) -> Path:
+        """Make one container's checkpoint; return its directory."""
+        ...
+
+    def memory_owner(self, containers: Sequence[Container]) -> Container:
+        """Return the container whose checkpoint holds their System V objects."""
+        ...
+
+    def connections(self, shared: Shared) -> Connections:
+        """Return their connections."""
+        ...
+
+    def copy_shared(self, shared: Shared, directory: Path) -> Connections:
+        """Write what they share, and return their connections."""
+        ...
+
+    def look(self, containers: Sequence[Container]) -> tuple[ContainerStatus, ...]:
+        """Return the status of each: paused is what stands still and can go on with nothing lost."""
+        ...
+
+    def frozen(self, containers: Sequence[Container]) -> bool:
+        """Say whether the checkpoint is what they would go on from."""
+        ...
+
+    def thaw(self, containers: Sequence[Container]) -> None:
+        """Let them go on; nothing for the dead."""
+        ...
+
+    def release(self, containers: Sequence[Container]) -> None:
+        """End them for ever, so that not one runs an instruction more."""
+        ...
 
 
 class Registers(Protocol):

@@ -20,6 +20,7 @@ from migration_agent.paths import UnsafeName, checked_uid
 from migration_agent.ports import ApiUnreachable
 from migration_api.base import Model
 from migration_api.names import AGENT_AUDIENCE
+from migration_api.podman import PodmanFacts, PodmanQuestion
 from migration_api.shipping import ProbeReport, StoreProbe
 from migration_api.stored import KeepReport, KeepRequest, RemoveReport, RemoveRequest
 from migration_api.wire import ErrorBody, MigrationReport, PodFacts, SourceRequest, TargetRequest
@@ -110,6 +111,8 @@ class ApiServer:
         pod_facts: Callable[[str, str | None], PodFacts | None],
         probe: Callable[[StoreProbe], ProbeReport],
         shelf: Shelf,
+        *,
+        podman: Callable[[PodmanQuestion], PodmanFacts],
     ) -> None:
         """Nothing is served before `start`.
 
@@ -119,7 +122,9 @@ class ApiServer:
             pod_facts: by pod UID and the migration that holds it; None when the pod is not here; blocks.
             probe: tries a store; blocks.
             shelf: keeps and removes what lies in a store; blocks.
+            podman: answers for the node's Podman; blocks.
         """
+        self._podman = podman
         self._probe = probe
         self._shelf = shelf
         self._desk = desk
@@ -134,6 +139,7 @@ class ApiServer:
             [
                 web.get("/healthz", self._healthz),
                 web.get("/v1/pods/{uid}", self._pod),
+                web.post("/v1/podman", self._podmans),
                 web.post("/v1/stores/probe", self._store),
                 web.post("/v1/stored/keep", self._keep),
                 web.post("/v1/stored/remove", self._remove),
@@ -189,6 +195,9 @@ class ApiServer:
         if facts is None:
             raise Problem(HTTPStatus.NOT_FOUND, f"pod {uid} has no containers on this node")
         return _answer(facts)
+
+    async def _podmans(self, request: web.Request) -> web.Response:
+        return _answer(await asyncio.to_thread(self._podman, await _body(request, PodmanQuestion)))
 
     async def _store(self, request: web.Request) -> web.Response:
         return _answer(await asyncio.to_thread(self._probe, await _body(request, StoreProbe)))

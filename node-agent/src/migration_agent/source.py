@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from migration_agent.freeze_turn import FreezeTurn
-from migration_agent.freezer import Freezer
 from migration_agent.journal import Journal, SourceRecord
-from migration_agent.ports import ApiUnreachable, Clock, Peers, PeerState, Registers
+from migration_agent.ports import ApiUnreachable, Clock, FreezerLike, Peers, PeerState, Registers
 from migration_agent.runtime.interface import ContainerStatus
 from migration_agent.seen import Gone, Seen, Verdict
 from migration_agent.side import Side
@@ -23,7 +22,7 @@ from migration_api.base import now
 from migration_api.conditions import Reason
 from migration_api.failpoints import Failpoint, reach
 from migration_api.migration import Decision
-from migration_api.wire import Failure, SourceReport, SourceState
+from migration_api.wire import Failure, RunBy, SourceReport, SourceState
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +43,7 @@ class SourceTools:
     registers: Registers
     peers: Peers
     clock: Clock
-    freezer: Freezer
+    freezer: FreezerLike
     node: str
     """The name of this node."""
     turn: FreezeTurn
@@ -373,7 +372,7 @@ class SourceSide(Side):
         A released pod goes first: the operator does not know it any more, whatever it had done until the object went.
         """
         request, uid = self.record.request, self.ref.uid
-        if self.record.state is SourceState.RELEASED:
+        if self.record.state is SourceState.RELEASED and request.run_by is RunBy.KUBELET:
             await self.tools.registers.delete_pod(self.ref.namespace, request.pod_name, request.pod_uid)
         node = request.target_node
         if node is not None:

@@ -81,7 +81,7 @@ class TargetSide(Side):
         directory = tools.journal.layout.images(self.ref.uid)
         self.intake = Intake(self.ref.uid, directory, record.request.containers)
         self.fetching = Fetching(self, tools.store_of)
-        self._acts = TargetActs(self)
+        self.acts = TargetActs(self)
         self._pagers = Filling(tools.journal.layout, tools.processes, tools.clock.boot_id)
         self._filling = False
         self._promise_asked = False
@@ -119,12 +119,15 @@ class TargetSide(Side):
 
     async def round(self) -> None:
         """Look, decide, and take one step."""
-        observation = await self.observe()
-        step = next_target_step(observation)
+        step = await self.next_step()
         if step is not TargetStep.WAIT:
             log.info("migration %s: target %s: %s", self.ref.uid, self.record.state, step)
-        await self._acts.take(step)
+        await self.acts.take(step)
         self._changed()
+
+    async def next_step(self) -> TargetStep:
+        """Look and decide."""
+        return next_target_step(await self.observe())
 
     async def observe(self) -> TargetObservation:
         """Look at register and pod first, at ticket and connections last: those must be the freshest."""

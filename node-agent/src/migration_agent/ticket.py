@@ -10,6 +10,7 @@ import os
 import shutil
 import threading
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -107,6 +108,19 @@ class Tickets:
                 if self.state(pod_uid) is TicketState.NONE:
                     self._make(pod_uid, TicketState.DESTROYED, ticket)
         return self.state(pod_uid)
+
+    def resume(self, pod_uid: str) -> TicketState:
+        """Turn `pending` into `resuming`, where no hook does it; return what is on disk now."""
+        directory = self.layout.ticket(pod_uid)
+        with self._creating, suppress(FileNotFoundError):
+            (directory / TicketState.PENDING).rename(directory / TicketState.RESUMING)
+            sync_directory(directory)
+        return self.state(pod_uid)
+
+    def remove(self, pod_uid: str) -> None:
+        """Remove a ticket that nobody asks for any more; nothing when there is none."""
+        shutil.rmtree(self.layout.ticket(pod_uid), ignore_errors=True)
+        sync_directory(self.layout.tickets)
 
     def sync(self, pod_uid: str) -> None:
         """Bring the ticket's present name to the disk before something is built on it."""

@@ -11,17 +11,15 @@ from typing import Any
 
 from migration_api.conditions import Reason
 from migration_api.failpoints import Failpoint, reach
-from migration_api.migration import Decision, MigrationStatus, Outcome, TcpConnections
+from migration_api.migration import Decision, MigrationStatus, Outcome
 from migration_api.names import FINALIZER
 from migration_api.node import MigrationNode
 from migration_api.preflight_reasons import PreflightReason as Why
 from migration_api.shipping import Shipping
-from migration_api.wire import Failure, MigrationRef, SourceRequest, TargetRequest, Thaw
+from migration_api.wire import Failure, MigrationRef
 from migration_operator.agents import AgentRefused, Agents, AgentUnreachable
-from migration_operator.asked import Incomplete, budget_of, containers_of, order_of, stored_of
-from migration_operator.estimates import room_needed
+from migration_operator.asked import Incomplete, containers_of
 from migration_operator.events import events
-from migration_operator.generated import late_gate_name, names_of
 from migration_operator.keeping import keep
 from migration_operator.kube import Kube, KubeError
 from migration_operator.mounting import NotCleared, NotMounted, clear_for, mount_for, stop_mounts
@@ -29,8 +27,9 @@ from migration_operator.mounts import Owner
 from migration_operator.node_checks import Problem, mismatches
 from migration_operator.observation import AgentView, NodeView, Observation, origin_view
 from migration_operator.owners import devalue, hand_over
-from migration_operator.pods import Json, Pod
+from migration_operator.pods import Json
 from migration_operator.queueing import Queue, claim_of
+from migration_operator.requests import source_request, target_request
 from migration_operator.shipping import NoAccess, shipping, stored_shipping
 from migration_operator.step import Action, Step
 from migration_operator.target_pod import target_pod
@@ -148,6 +147,10 @@ async def _let_go(turn: Turn) -> None:
 
 async def _begin(turn: Turn) -> None:
     facts = turn.o.preflight
+    container = facts.podman.container if facts and facts.podman else None
+    if container is not None:
+        await _begin_podman(turn, container.id)
+        return
     if facts is None or facts.pod is None:
         raise Incomplete("there is no pod to begin with")
     source = {"nodeName": facts.pod.node_name, "podUID": facts.pod.uid}
@@ -156,6 +159,15 @@ async def _begin(turn: Turn) -> None:
         source = {"checkpointUID": facts.checkpoint.metadata.uid}
         transport = facts.checkpoint.spec.transport
     await _write(turn, {"source": source, "target": {"podName": facts.target_name}, "transport": transport.dump()})
+
+
+async def _begin_podman(turn: Turn, container_id: str) -> None:
+    """Nothing is made at the target before there is what to restore: all of it is known now."""
+    spec = turn.o.migration.spec
+    source = {"nodeName": spec.podman.node_name if spec.podman else None, "podUID": container_id}
+    target = {"nodeName": spec.target.node_name, "podUID": container_id}
+    transport = turn.rules.transport(turn.o.migration)
+    await _write(turn, {"source": source, "target": target, "transport": transport.dump()})
 
 
 async def _create_target(turn: Turn) -> None:
@@ -245,49 +257,15 @@ async def _record_target(turn: Turn) -> None:
 
 async def _prepare_target(turn: Turn) -> None:
     await _write(turn)
-    o, agent = turn.o, _published(turn.o.target_agent)
-    origin = o.origin_pod
-    if o.target_pod is None or origin is None:
-        raise Incomplete("there is no target pod or no source")
-    generated, late = names_of(turn.ref.uid, o.target_pod), late_gate_name(turn.ref.uid)
-    request = TargetRequest(
-        migration=turn.ref,
-        pod_name=o.target_pod.name,
-        pod_uid=o.target_pod.uid,
-        containers=containers_of(o),
-        order=order_of(o),
-        post_copy=o.post_copy,
-        source_node=o.source_agent.node.name if o.source_agent else None,
-        stored=stored_of(o),
-        freeze_budget_seconds=budget_of(o, origin),
-        shipping=await _shipping(turn, agent),
-        expected_bytes=await _expected_bytes(turn, origin),
-        init=tuple(name for name in o.target_pod.init_names if name in {*generated, *origin.init_names}),
-        generated=generated,
-        late_gate=late if late in generated else None,
-    )
+    agent = _published(turn.o.target_agent)
+    request = await target_request(turn.agents, turn.o, turn.ref, await _shipping(turn, agent))
     await _put(turn.agents.put_target(agent, request), Reason.TARGET_FAILED, agent)
 
 
 async def _checkpoint(turn: Turn) -> None:
     await _write(turn)
-    o, agent = turn.o, _published(turn.o.source_agent)
-    if o.source_pod is None or o.target_agent is None:
-        raise Incomplete("there is no source pod or no target")
-    request = SourceRequest(
-        migration=turn.ref,
-        pod_name=o.source_pod.name,
-        pod_uid=o.source_pod.uid,
-        containers=containers_of(o),
-        order=order_of(o),
-        post_copy=o.post_copy,
-        target_node=o.target_agent.node.name,
-        thaw=Thaw.DUMPED if o.clone else Thaw.DECIDED,
-        refuse_connections=o.migration.spec.tcp_connections is TcpConnections.REFUSE,
-        freeze_budget_seconds=budget_of(o, o.source_pod),
-        shipping=await _shipping(turn, agent),
-        expected_bytes=await _expected_bytes(turn, o.source_pod),
-    )
+    agent = _published(turn.o.source_agent)
+    request = await source_request(turn.agents, turn.o, turn.ref, await _shipping(turn, agent))
     await _put(turn.agents.put_source(agent, request), Reason.CHECKPOINT_FAILED, agent)
 
 
@@ -297,17 +275,6 @@ async def _put(request: Awaitable[None], reason: Reason, agent: MigrationNode) -
     except AgentRefused as error:
         message = f"the agent on node {agent.metadata.name} refuses: {error}"
         raise Refused(Failure(reason=reason, message=message)) from error
-
-
-async def _expected_bytes(turn: Turn, source: Pod) -> int:
-    """Return what each node needs room for; 0 when there is no agent to ask, or it does not find the pod any more."""
-    if turn.o.checkpoint is not None:
-        return turn.o.checkpoint.status.size_bytes or 0
-    view = turn.o.source_agent
-    if view is None or view.node.agent is None:
-        return 0
-    facts = await turn.agents.pod(view.node.agent, source.uid)
-    return room_needed(facts, turn.o.migration.spec.strategy) if facts else 0
 
 
 def _published(agent: AgentView | None) -> MigrationNode:

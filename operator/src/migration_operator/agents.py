@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from migration_api.base import Model
 from migration_api.node import MigrationNode
+from migration_api.podman import PodmanFacts, PodmanQuestion
 from migration_api.shipping import ProbeReport, StoreProbe
 from migration_api.stored import KeepReport, KeepRequest, RemoveReport, RemoveRequest
 from migration_api.wire import ErrorBody, MigrationReport, PodFacts, SourceRequest, TargetRequest
@@ -60,6 +61,10 @@ class Agents:
         """Return what the agent finds of that pod; None when it is not on that node."""
         text = await self._ask(node, "GET", f"/v1/pods/{pod_uid}")
         return None if text is None else _parse(PodFacts, text)
+
+    async def podman(self, node: MigrationNode, question: PodmanQuestion) -> PodmanFacts:
+        """Return what the node's Podman says; it may have to look at every file of a container."""
+        return await self._post(node, "/v1/podman", question, PodmanFacts)
 
     async def report(
         self, node: MigrationNode, uid: str, *, after: int | None = None, wait: float = 0

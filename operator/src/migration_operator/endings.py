@@ -64,15 +64,16 @@ def _gave_up(o: Observation) -> Step:
         return Step(Action.FINISH, Reason.SOURCE_LOST, message if why is Reason.SOURCE_LOST else lost)
     if o.migration.restores:
         return Step(Action.FINISH, Reason.NOT_RESTORED, f"{o.migration.subject} is as it was; {message}")
-    name = o.migration.spec.pod_name
-    return Step(Action.FINISH, Reason.ROLLED_BACK, f"pod {name} runs on as if nothing had happened; {message}")
+    text = f"{o.migration.subject} runs on as if nothing had happened; {message}"
+    return Step(Action.FINISH, Reason.ROLLED_BACK, text)
 
 
 def _source_is_lost(o: Observation) -> bool:
     """A dead source is remembered in the conditions: its agent has forgotten it by the time of the last step."""
     reported = o.source is not None and o.source.state is SourceState.LOST
     remembered = any(c.reason == Reason.SOURCE_LOST for c in o.migration.status.conditions)
-    return reported or remembered or o.source_pod is None or o.source_pod.ended
+    no_pod = not o.migration.of_podman and (o.source_pod is None or o.source_pod.ended)
+    return reported or remembered or no_pod
 
 
 def cause(o: Observation) -> tuple[Reason, str]:
@@ -205,15 +206,12 @@ def _delete_the_source(o: Observation) -> Step | None:
 
 
 def _succeeded(o: Observation) -> Step:
-    target = o.migration.status.target
     if o.memory_lost:
-        message = f"the container started afresh in pod {target.pod_name}: {o.memory_lost}"
+        message = f"the container started afresh in pod {o.migration.status.target.pod_name}: {o.memory_lost}"
         return Step(Action.FINISH, Reason.MEMORY_LOST, message + left_in_the_claim(o))
-    message = f"the container runs on in pod {target.pod_name} on node {target.node_name}"
+    message = f"the container runs on in {o.migration.destination}"
     if o.clone:
-        message = (
-            f"a clone runs on in pod {target.pod_name} on node {target.node_name}; the source goes on where it was"
-        )
+        message = f"a clone runs on in {o.migration.destination}; the source goes on where it was"
     kept = o.migration.status.checkpoint
     if kept.name is not None:
         message += f"; its checkpoint is kept: ContainerCheckpoint {kept.name}"

@@ -12,6 +12,7 @@ from migration_api.conditions import ConditionType, Reason
 from migration_api.migration import ContainerMigration, Decision, Metadata, Outcome, Strategy
 from migration_api.names import FINALIZER
 from migration_api.node import MigrationNode, MigrationNodeStatus, NodeFacts
+from migration_api.podman import PodmanContainerFacts, PodmanFacts
 from migration_api.transport import Transport
 from migration_api.wire import Failure, MigrationReport, PodFacts, SourceReport, TargetReport
 from migration_operator.pods import Pod, mapping
@@ -110,6 +111,30 @@ def stored_pod(checkpoint: ContainerCheckpoint) -> Pod | None:
 
 
 @dataclass(frozen=True)
+class PodmanPair:
+    """What two nodes' Podmans say of a container that is to move.
+
+    Attributes:
+        here: the source's; None when it was not asked or did not answer.
+        there: the target's, asked for the container's name, image and mounted paths.
+        there_by_id: the target's, asked for the container's ID.
+        trouble: why one was not reached.
+        allowed: the migration is in the operator's own namespace; elsewhere nobody is asked.
+    """
+
+    here: PodmanFacts | None = None
+    there: PodmanFacts | None = None
+    there_by_id: PodmanFacts | None = None
+    trouble: str = ""
+    allowed: bool = True
+
+    @property
+    def container(self) -> PodmanContainerFacts | None:
+        """The container, as its own node describes it."""
+        return self.here.container if self.here else None
+
+
+@dataclass(frozen=True)
 class PreflightFacts:
     """What the preflight looks at, beyond the migration itself.
 
@@ -126,6 +151,7 @@ class PreflightFacts:
         claims: the access modes of the claims that the pod uses; a claim that is not there has none.
         checkpoint: what is to be restored from; `pod` is its pod then, and `source` its node, both as they were.
         key_trouble: why the checkpoint's key cannot be had.
+        podman: what the nodes' Podmans say, when a container of theirs is to move.
     """
 
     pod: Pod | None
@@ -141,6 +167,7 @@ class PreflightFacts:
     claims: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
     checkpoint: ContainerCheckpoint | None = None
     key_trouble: str = ""
+    podman: PodmanPair | None = None
 
     @property
     def way(self) -> Transport | None:

@@ -24,11 +24,12 @@ from migration_operator.observation import (
     agent_trouble,
     is_finished,
 )
+from migration_operator.podman_facts import podman_preflight_facts
 from migration_operator.pods import Json, Pod, mapping, mappings
 from migration_operator.restore_facts import checkpoint_of, restore_facts
 from migration_operator.rules import Rules
 from migration_operator.target_pod import name_for
-from migration_operator.transport_facts import MountPoint, TransportFacts, TransportRules
+from migration_operator.transport_facts import MountPoint, TransportFacts
 from migration_operator.transport_observe import transport_facts
 
 
@@ -70,7 +71,7 @@ async def observe(
         return Observation(now(), migration, mounts=await _mounts(kube, migration, claim))
     if place is not None and not place.granted:
         return Observation(now(), migration, place=place)
-    facts = await _preflight(kube, agents, migration, rules.transport)
+    facts = await _preflight(kube, agents, migration, rules)
     return Observation(now(), migration, preflight=facts, place=place, refusal=refusal)
 
 
@@ -82,7 +83,7 @@ async def _begun(kube: Kube, agents: Agents, migration: ContainerMigration, refu
     namespace, status = migration.metadata.namespace, migration.status
     source_pod, target_pod, source_agent, target_agent, checkpoint = await asyncio.gather(
         _pod(kube, namespace, migration.spec.pod_name),
-        kube.pod(namespace, status.target.pod_name or ""),
+        _pod(kube, namespace, status.target.pod_name),
         agent_view(kube, agents, status.source.node_name, migration.metadata.uid),
         agent_view(kube, agents, status.target.node_name, migration.metadata.uid),
         checkpoint_of(kube, migration),
@@ -156,11 +157,16 @@ def node_view(name: str, raw: Json | None, agent: MigrationNode | None) -> NodeV
     )
 
 
-async def _preflight(
-    kube: Kube, agents: Agents, migration: ContainerMigration, rules: TransportRules
-) -> PreflightFacts:
-    namespace, spec = migration.metadata.namespace, migration.spec
+async def _preflight(kube: Kube, agents: Agents, migration: ContainerMigration, all_rules: Rules) -> PreflightFacts:
+    namespace, spec, rules = migration.metadata.namespace, migration.spec, all_rules.transport
     asked = spec.target.node_name
+    if spec.podman is not None:
+        source = await node_of(kube, spec.podman.node_name)
+        target = await node_of(kube, asked) if asked else None
+        allowed = namespace == all_rules.namespace
+        return await podman_preflight_facts(
+            kube, agents, migration, rules, source=source, target=target, allowed=allowed
+        )
     if migration.restores:
         target = await node_of(kube, asked) if asked else None
         candidates = () if asked else await _candidates(kube)

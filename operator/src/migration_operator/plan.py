@@ -62,8 +62,8 @@ def abort_when_late(o: Observation) -> Step | None:
 
 def abort_when_the_source_is_lost(o: Observation) -> Step | None:
     """Unless the target holds everything already: then the container goes on there; or the source is left running."""
-    if not o.begun or o.let_go or o.migration.restores:
-        return None
+    if not o.begun or o.let_go or o.migration.restores or o.migration.of_podman:
+        return None  # of a Podman container only its agent can say what became of it
     name = o.migration.spec.pod_name
     if o.source_pod is None:
         return _abort(Reason.SOURCE_LOST, f"pod {name} disappeared or was replaced before the migration was committed")
@@ -107,7 +107,7 @@ def abort_when_the_target_pod_fails(o: Observation) -> Step | None:
     """What the kubelet retries (images, volumes) is waited for until the deadline; what has ended is not."""
     status, pod = o.migration.status, o.target_pod
     if pod is None:
-        if status.target.pod_uid is not None:
+        if status.target.pod_uid is not None and not o.migration.of_podman:
             message = f"the target pod {status.target.pod_name} was deleted by somebody before the commit"
             return _abort(Reason.TARGET_FAILED, message)
         return None
@@ -193,20 +193,25 @@ def begin_when_its_turn_has_come(o: Observation) -> Step | None:
 
 
 def prepare_the_target_first(o: Observation) -> Step | None:
-    """A target that cannot start costs the source nothing."""
+    """A target that cannot start costs the source nothing. Podman makes its container when there is what to restore."""
     recorded, pod = o.migration.status.target, o.target_pod
     if pod is None:
-        if o.target_name_taken:
-            return _abort(Reason.TARGET_FAILED, f"another pod took the name {recorded.pod_name} of the target pod")
-        if o.late is None:
-            return unreachable(o.source_agent, "it must say how much there is to copy; nothing was touched yet")
-        return Step(Action.CREATE_TARGET, Reason.PREPARING_TARGET, f"creating the target pod {recorded.pod_name}")
+        return None if o.migration.of_podman else _create_the_target(o)
     if recorded.pod_uid is None or (recorded.node_name is None and pod.node_name is not None):
         return Step(Action.RECORD_TARGET, Reason.PREPARING_TARGET, f"the target pod {pod.name} was created")
     if recorded.node_name is None:
         trouble = pod.trouble() or "no news from the scheduler"
         return _preparing(f"the target pod {pod.name} waits to be scheduled: {trouble}")
     return None
+
+
+def _create_the_target(o: Observation) -> Step:
+    name = o.migration.status.target.pod_name
+    if o.target_name_taken:
+        return _abort(Reason.TARGET_FAILED, f"another pod took the name {name} of the target pod")
+    if o.late is None:
+        return unreachable(o.source_agent, "it must say how much there is to copy; nothing was touched yet")
+    return Step(Action.CREATE_TARGET, Reason.PREPARING_TARGET, f"creating the target pod {name}")
 
 
 def tell_the_target(o: Observation) -> Step | None:
@@ -217,7 +222,8 @@ def tell_the_target(o: Observation) -> Step | None:
     if not agent.reached:
         return unreachable(agent, "the migration waits for it until the deadline")
     if o.target is None:
-        message = f"telling the agent on {agent.node.name} which pod to expect"
+        what = "container" if o.migration.of_podman else "pod"
+        message = f"telling the agent on {agent.node.name} which {what} to expect"
         return Step(Action.PREPARE_TARGET, Reason.PREPARING_TARGET, message)
     return None
 
@@ -240,6 +246,8 @@ def reach_the_gate(o: Observation) -> Step | None:
     if o.source is not None or o.let_go or o.target is None or o.target.at_late_gate:
         return None
     pod, age = o.migration.status.target.pod_name, o.target.gate_age_seconds
+    if o.migration.of_podman:
+        return _preparing(f"waiting for {o.migration.destination} to be ready for the container")
     if age is None:
         trouble = o.target_pod.trouble() if o.target_pod else ""
         return _preparing(f"the target pod {pod} is starting: {trouble or 'image, volumes and network are prepared'}")

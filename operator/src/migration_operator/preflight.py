@@ -22,6 +22,7 @@ from migration_operator.freeze_budget import effective_freeze_budget, probes_bud
 from migration_operator.node_checks import Problem, mismatches, node_problems, unfit
 from migration_operator.observation import NodeView, PreflightFacts
 from migration_operator.owners import objection
+from migration_operator.podman_preflight import podman_problems
 from migration_operator.pods import Pod, mapping, mappings
 from migration_operator.restore_preflight import restore_problems
 from migration_operator.transport_checks import transport_problems
@@ -46,6 +47,8 @@ def problems(migration: ContainerMigration, facts: PreflightFacts, now: datetime
     spec = migration.spec
     if migration.restores:
         return restore_problems(migration, facts, now)
+    if migration.of_podman:
+        return podman_problems(migration, facts, now)
     if facts.pod is None:
         what = f"there is no pod {spec.pod_name} in namespace {migration.metadata.namespace}"
         return (Problem(Why.POD_NOT_FOUND, what),)

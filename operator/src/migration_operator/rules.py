@@ -22,6 +22,7 @@ class Rules:
         limits: how many migrations may run at once.
         retention: for how long checkpoints are kept that do not say it themselves.
         removal_seconds: how long it is tried to remove a deleted checkpoint from its store.
+        namespace: the operator's own, the only one in which nodes' own containers may be moved.
     """
 
     transport: TransportRules = field(default_factory=TransportRules)
@@ -29,10 +30,11 @@ class Rules:
     limits: Limits = field(default_factory=Limits)
     retention: Retention = field(default_factory=Retention)
     removal_seconds: float = 120.0
+    namespace: str = ""
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Rules:
-        """Read LATE_GATE_SECONDS, CHECKPOINT_RETENTION (JSON; 0 is no limit), CHECKPOINT_REMOVAL_SECONDS, and more.
+        """Read LATE_GATE_SECONDS, CHECKPOINT_RETENTION (JSON; 0 is no limit), CHECKPOINT_REMOVAL_SECONDS, NAMESPACE, ….
 
         Raises:
             ValueError: one of them is not what it must be.
@@ -43,6 +45,7 @@ class Rules:
             Limits.from_environment(environ),
             _retention(environ.get("CHECKPOINT_RETENTION") or "{}"),
             float(environ.get("CHECKPOINT_REMOVAL_SECONDS", cls.removal_seconds)),
+            environ.get("NAMESPACE", ""),
         )
 
 

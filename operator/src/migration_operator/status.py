@@ -245,7 +245,8 @@ def _left_alone(o: Observation) -> str:
         return "There was no source."
     if not o.clone:
         return ""
-    return f"Pod {o.migration.spec.pod_name} goes on since its checkpoint was complete; nothing of it was ended."
+    subject = o.migration.subject
+    return f"{subject[0].upper()}{subject[1:]} goes on since its checkpoint was complete; nothing of it was ended."
 
 
 _NOTES = {

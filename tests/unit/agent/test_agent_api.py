@@ -25,6 +25,7 @@ from migration_agent.publisher import ready
 from migration_agent.server import BODY_BYTES, ApiServer, Doorkeeper
 from migration_agent.settings import Settings, SettingsError
 from migration_agent.transport.store import HOME
+from migration_api.podman import PodmanFacts
 from migration_api.shipping import ProbeProblem, ProbeReport
 from migration_api.wire import (
     ErrorBody,
@@ -108,7 +109,10 @@ async def agent(tmp_path: Path) -> AsyncIterator[Agent]:
             return PodFacts(pod_uid=uid, containers=(), migration=migration) if uid == SOURCE_POD else None
 
         places = Places("node-a", (tmp_path,))
-        server = ApiServer(desk, Doorkeeper(OPERATOR, it.user_of), facts, places.probe, Kept(places))
+        doorkeeper = Doorkeeper(OPERATOR, it.user_of)
+        server = ApiServer(
+            desk, doorkeeper, facts, places.probe, Kept(places), podman=lambda _: PodmanFacts(problem="none")
+        )
         await server.start("127.0.0.1", port, context)
         yield it
         await server.stop()

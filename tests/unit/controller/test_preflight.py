@@ -305,6 +305,7 @@ def test_every_reason_can_be_found_and_says_what_to_do() -> None:
     tested |= {R.POST_COPY_NOT_POSSIBLE}  # in test_post_copy.py
     tested |= {R.CONNECTIONS_OPEN, R.SHARED_WRITERS}  # the latter in test_clone.py
     tested |= {R.CHECKPOINT_NOT_FOUND, R.CHECKPOINT_NOT_READY, R.CHECKPOINT_KEY_UNUSABLE}  # in test_restore.py
+    tested |= {reason for reason in R if reason.value.startswith("Podman")}  # in test_podman.py
     assert tested == set(R)
     for reason in R:
         assert reason.meaning.endswith(".")

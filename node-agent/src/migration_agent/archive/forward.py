@@ -7,7 +7,7 @@ import tarfile
 import zlib
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import zstandard
 
@@ -75,13 +75,28 @@ class Forward:
         return len(self._last) == tarfile.BLOCKSIZE and not any(self._last)
 
 
-def members(source: Source, what: str) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+class Seeking(Forward):
+    """Of a plain file: what is skipped is not read."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(file)
+        self._file = file
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Skip what comes before a place."""
+        if whence or offset < self._at:
+            raise NotTransferable("the archive's members do not follow each other")
+        self._at = self._file.seek(offset)
+        return self._at
+
+
+def members(source: Source | Forward, what: str) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
     """Yield the members of a tar, each to be read before the next one.
 
     Raises:
         NotTransferable: it cannot be read, is cut off, or asks for too much memory.
     """
-    forward = Forward(source)
+    forward = source if isinstance(source, Forward) else Forward(source)
     file: Any = forward
     with explained(what), tarfile.TarFile(fileobj=file, mode="r", encoding="utf-8") as tar:
         while (member := tar.next()) is not None:

@@ -20,6 +20,7 @@ from migration_agent.paths import ONLY_LOOPBACK
 from migration_agent.processes import Processes, ProcessRef
 from migration_agent.runtime.bundle import Bundle, pod_bundles, read_bundle
 from migration_agent.runtime.interface import Container, ContainerStatus, Dump, RuntimeFailure, Shared
+from migration_agent.runtime.memory import process_bytes
 from migration_api.wire import Connections
 
 _COMMAND_SECONDS = 30
@@ -213,18 +214,9 @@ class Containerd:
             init_pid=pid,
             init_start=start,
             bundle=bundle.path,
-            memory_bytes=sum(self._memory_bytes(task) for task in self._pids(bundle, init)),
+            memory_bytes=sum(process_bytes(self._host, task) for task in self._pids(bundle, init)),
             runtime=Path(bundle.runtime).name,
         )
-
-    def _memory_bytes(self, pid: int) -> int:
-        """Return what CRIU writes for a process: its own pages, also from swap, and its share of shared memory."""
-        try:
-            lines = self._host.path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
-        except (FileNotFoundError, ProcessLookupError):
-            return 0
-        fields = dict(line.split()[:2] for line in lines[1:])
-        return sum(int(fields.get(key, 0)) for key in ("Anonymous:", "Swap:", "Pss_Shmem:")) * 1024
 
     def _checkpoint(self, dump: Dump, bundle: Bundle, expectation: Expectation, *, file_locks: bool) -> None:
         container_id = dump.container.container_id

@@ -37,6 +37,8 @@ MANIFEST_BYTES = 16 * 1024 * 1024
 MANIFEST_NAME = "manifest"
 """Its name in a store."""
 INVENTORY = "images/inventory.img"
+PODMANS_ARCHIVE = "images/podman.tar"
+"""All of a Podman container, as Podman exports it; beside it lies the inventory that is in it, too."""
 DESCRIPTIONS = ("config.dump", "spec.dump", "stats-dump", "network.status")
 """Beside the images, for whoever reads the checkpoint later; nothing is restored from them."""
 _PAGE_BYTES = 4096
@@ -186,7 +188,7 @@ def entries_below(directory: Path) -> tuple[Entry, ...]:
 def growing_below(directory: Path) -> tuple[Entry, ...]:
     """Return the files that are only appended to while a checkpoint is made, with their sizes now."""
     found: list[Entry] = []
-    patterns = ("*/images/pages-*.img", "*/rootfs-diff.tar", f"{SHARED_DIRECTORY}/*.tar")
+    patterns = ("*/images/pages-*.img", f"*/{PODMANS_ARCHIVE}", "*/rootfs-diff.tar", f"{SHARED_DIRECTORY}/*.tar")
     for file in sorted(file for pattern in patterns for file in directory.glob(pattern)):
         status = file.lstat()
         if stat.S_ISREG(status.st_mode):

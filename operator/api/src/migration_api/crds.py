@@ -147,6 +147,7 @@ def container_migration() -> dict[str, Any]:
         columns=[
             _column("Pod", ".spec.podName"),
             _column("Checkpoint", ".spec.checkpointName", priority=1),
+            _column("Podman", ".spec.podman.container", priority=1),
             _column("From", ".status.source.nodeName"),
             _column("To", ".status.target.nodeName"),
             _column("Phase", ".status.phase"),

@@ -20,6 +20,8 @@ Uid = Annotated[str, Field(min_length=1, max_length=64, pattern=UID)]
 Message = Annotated[str, Field(max_length=32768)]
 LabelValue = Annotated[str, Field(max_length=63)]
 Bytes = Annotated[int, Field(ge=0, json_schema_extra={"format": "int64"})]
+PodmanName = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$")]
+"""The name or the ID of a container that Podman runs."""
 
 
 class Strategy(StrEnum):
@@ -70,6 +72,15 @@ class Target(Model):
     """The name of the new pod. Absent: the source pod's name with a suffix derived from this object's UID."""
 
 
+class PodmanContainer(Model):
+    """A container that the node's own Podman runs, as root: no pod, and the kubelet knows nothing of it."""
+
+    node_name: DnsName
+    """The node that it runs on."""
+    container: PodmanName
+    """Its name, or its whole ID."""
+
+
 class MigrationSpec(Model):
     """What is asked for. Immutable but for `cancel`."""
 
@@ -77,8 +88,19 @@ class MigrationSpec(Model):
         json_schema_extra={
             "x-kubernetes-validations": [
                 {
-                    "rule": "has(self.podName) != has(self.checkpointName)",
-                    "message": "exactly one of podName and checkpointName must be given",
+                    "rule": "[has(self.podName), has(self.checkpointName), has(self.podman)]"
+                    ".filter(given, given).size() == 1",
+                    "message": "exactly one of podName, checkpointName and podman must be given",
+                },
+                {
+                    "rule": "!has(self.podman) || (has(self.target) && has(self.target.nodeName)"
+                    " && !has(self.target.podName) && !has(self.target.nodeSelector))",
+                    "message": "with podman the target is target.nodeName and nothing else: the container keeps its"
+                    " name",
+                },
+                {
+                    "rule": "!has(self.podman) || !(has(self.podUID) || has(self.containers) || self.retain)",
+                    "message": "with podman there is no podUID, containers or retain",
                 },
                 {
                     "rule": "!has(self.checkpointName) || !(has(self.podUID) || has(self.containers)"
@@ -102,6 +124,10 @@ class MigrationSpec(Model):
 
     pod_name: DnsName | None = None
     """The running pod to move; it must be in this object's namespace."""
+    podman: PodmanContainer | None = None
+    """In place of `podName`: the Podman container to move. It goes on under its name and ID, in the Podman of the node
+    `target.nodeName`, which must have its image. Only in the namespace of the operator, since nodes' own containers are
+    nobody's but the cluster admins'."""
     checkpoint_name: DnsName | None = None
     """In place of `podName`: the ContainerCheckpoint in this object's namespace that a new pod is restored from.
     Nothing is moved, and the checkpoint stays: it can be restored as often as wanted, on any node. Who creates such an
@@ -157,7 +183,7 @@ class SourceStatus(Model):
     node_name: DnsName | None = None
     """The node that the pod was found on."""
     pod_uid: Uid | None = Field(default=None, alias="podUID")
-    """The incarnation that is moved."""
+    """The incarnation that is moved; of a Podman container its ID."""
     checkpoint_uid: Uid | None = Field(default=None, alias="checkpointUID")
     """In place of node and pod: the ContainerCheckpoint that is restored from. Written once, by the operator."""
     reason: Annotated[str, Field(max_length=1024)] | None = None
@@ -174,7 +200,7 @@ class TargetStatus(Model):
     pod_name: DnsName | None = None
     """The name of the target pod."""
     pod_uid: Uid | None = Field(default=None, alias="podUID")
-    """The only pod that may ever resume this migration."""
+    """The only pod that may ever resume this migration; of a Podman container its ID."""
     outcome: Outcome | None = None
     """Write-once, by the target node's agent: `Resumed`: the container runs there; `Returned`: it never will."""
     message: Message | None = None
@@ -304,6 +330,20 @@ class ContainerMigration(Model):
         return self.spec.checkpoint_name is not None
 
     @property
+    def of_podman(self) -> bool:
+        """A container of Podman moves: there are no pods."""
+        return self.spec.podman is not None
+
+    @property
     def subject(self) -> str:
         """What it is about, in words."""
+        if self.spec.podman is not None:
+            return f"Podman container {self.spec.podman.container}"
         return f"checkpoint {self.spec.checkpoint_name}" if self.restores else f"pod {self.spec.pod_name}"
+
+    @property
+    def destination(self) -> str:
+        """Where it goes on in the end, in words."""
+        target = self.status.target
+        where = "the Podman of" if self.of_podman else f"pod {target.pod_name} on"
+        return f"{where} node {target.node_name}"

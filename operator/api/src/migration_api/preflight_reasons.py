@@ -222,3 +222,70 @@ class PreflightReason(Explained):
         "The container would stand still for longer than `spec.freezeBudgetSeconds` or its liveness probes allow.",
         "raise what limits it, if the workload tolerates that, or make the container smaller",
     )
+    PODMAN_NAMESPACE = explained(
+        "PodmanNamespace",
+        "`spec.podman` is allowed only in the namespace that the operator runs in: containers that nodes run by "
+        "themselves belong to no other.",
+        "let a cluster admin create the ContainerMigration in the operator's namespace",
+    )
+    PODMAN_UNUSABLE = explained(
+        "PodmanUnusable",
+        "A node has no Podman, its Podman does not answer, or it finds no CRIU of the same version as the other's.",
+        "install podman and the same release of criu on both nodes (the agent's own CRIU is not used by Podman)",
+    )
+    PODMAN_CONTAINER_NOT_FOUND = explained(
+        "PodmanContainerNotFound",
+        "root's Podman on that node has no container of that name or ID; those of other users are not seen.",
+        "correct spec.podman (podman ps, as root, on that node)",
+    )
+    PODMAN_CONTAINER_NOT_RUNNING = explained(
+        "PodmanContainerNotRunning",
+        "The container does not run, or is paused.",
+        "start or unpause it, then create a new ContainerMigration",
+    )
+    PODMAN_VOLUMES = explained(
+        "PodmanVolumes",
+        "The container has volumes, whose data is in the source node's Podman.",
+        "keep the data in the container's root file system, /dev/shm or memory, or bind a directory into it that both "
+        "nodes mount",
+    )
+    PODMAN_BIND_MISSING = explained(
+        "PodmanBindMissing",
+        "A file or directory that is mounted in the container is not on the target node.",
+        "make it there, or mount the file system that holds it",
+    )
+    PODMAN_DEPENDENCIES = explained(
+        "PodmanDependencies",
+        "The container needs others, or is in a Podman pod: it shares their namespaces or volumes.",
+        "run it by itself",
+    )
+    PODMAN_STARTED_AGAIN = explained(
+        "PodmanStartedAgain",
+        "Podman or systemd would start the container again by itself, beside its moved copy.",
+        "podman update --restart=no, or run it without a unit and without a health check that restarts it",
+    )
+    PODMAN_REMOVED = explained(
+        "PodmanRemoved",
+        "The container was started with --rm: stopped for its checkpoint it would be removed, and could not go back.",
+        "run it without --rm",
+    )
+    PODMAN_NO_CGROUP = explained(
+        "PodmanNoCgroup",
+        "The container has no cgroup of its own, so nobody could be sure that all of it has ended.",
+        "run it without --cgroups=disabled or split",
+    )
+    PODMAN_IMAGE_MISSING = explained(
+        "PodmanImageMissing",
+        "The target node's Podman does not have the container's image, or has another one under its name.",
+        "podman pull the image on the target node, or podman save it on the source and podman load it there",
+    )
+    PODMAN_NAME_TAKEN = explained(
+        "PodmanNameTaken",
+        "The target node's Podman has a container of that name or ID already.",
+        "podman rename or podman rm it, if it is not needed",
+    )
+    PODMAN_CONNECTIONS = explained(
+        "PodmanConnections",
+        "The container has TCP connections with others, which Podman can restore only under the same address.",
+        "wait until its clients are gone, or end those connections",
+    )

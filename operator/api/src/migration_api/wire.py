@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from migration_api.base import Model, Time
 from migration_api.conditions import Reason
-from migration_api.migration import Bytes, ContainerName, DnsName, Message, Uid
+from migration_api.migration import Bytes, ContainerName, DnsName, Message, PodmanName, Uid
 from migration_api.shipping import Shipping
 
 
@@ -37,13 +37,22 @@ and restored whole."""
 Containers = Annotated[tuple[ContainerName, ...], Field(min_length=1, max_length=16)]
 
 
+class RunBy(StrEnum):
+    """Who runs the containers that move."""
+
+    KUBELET = "Kubelet"
+    PODMAN = "Podman"
+    """One container: its name and ID stand for those of a pod, the same at both ends."""
+
+
 class _PodTask(Model):
     """What both sides must know of the pod."""
 
     model_config = ConfigDict(hide_input_in_errors=True)  # an error is answered and logged; the key must not be
 
     migration: MigrationRef
-    pod_name: DnsName
+    run_by: RunBy = RunBy.KUBELET
+    pod_name: PodmanName
     pod_uid: Uid
     containers: Containers
     """Those that move, in the pod's order: the first one's checkpoint holds what they share."""

@@ -1,0 +1,132 @@
+"""Containers that the nodes' own Podman runs, as the tests start, look at and move them."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+
+from support.cluster import SYSTEM, Kubectl, Manifest, condition, on_node, wait_for
+from support.migration import WORKLOAD
+
+COUNTER = "i=0; while :; do i=$((i+1)); echo $i >> /numbers; sleep 0.1; done"
+"""Its only copy of where it is, is in memory."""
+FAILPOINTS = "/run/container-migration/failpoints"
+SHARED = "/mnt/shared"
+
+LOAD = f"""
+podman image exists {WORKLOAD} && exit 0
+ctr -n k8s.io images export /run/podman-image.tar {WORKLOAD} 2>/dev/null
+podman load -q -i /run/podman-image.tar
+rm -f /run/podman-image.tar
+"""
+
+
+@dataclass(frozen=True)
+class Podmans:
+    """Podman on two nodes, and the migrations of its containers."""
+
+    kubectl: Kubectl
+    source: str
+    target: str
+    name: str = "counter"
+    """Of the container that a test moves."""
+
+    def on(self, node: str, *command: str, timeout: float = 60) -> str:
+        """Run a command of Podman's on a node and return what it wrote."""
+        return on_node(self.kubectl, node, f"{shlex.join(['podman', *command])} 2>/dev/null", timeout=timeout)
+
+    def load(self) -> None:
+        """Let both nodes have the image."""
+        for node in (self.source, self.target):
+            on_node(self.kubectl, node, LOAD, timeout=120)
+
+    def run(self, *options: str, script: str = COUNTER, name: str = "", node: str = "") -> str:
+        """Start a container on the source, or that node; return its ID."""
+        words = ("run", "--detach", "--name", name or self.name, "--network", "none", *options, WORKLOAD)
+        return self.on(node or self.source, *words, "bash", "-c", script).strip()
+
+    def exec(self, node: str, *command: str) -> str:
+        """Run a command in the container."""
+        return self.on(node, "exec", self.name, *command)
+
+    def status(self, node: str, name: str = "") -> str:
+        """Return the container's status on a node; empty when it is not there."""
+        words = ["podman", "container", "inspect", "--format", "{{.State.Status}}", name or self.name]
+        return on_node(self.kubectl, node, f"{shlex.join(words)} 2>/dev/null || true").strip()
+
+    def numbers(self, node: str) -> list[int]:
+        """Return what the counter has written there."""
+        return [int(line) for line in self.exec(node, "cat", "/numbers").split()]
+
+    def counting(self, node: str) -> int:
+        """Wait until it has written ten more numbers; return the last one. None is missing, and none came twice."""
+        before = len(self.numbers(node))
+        wait_for("ten more numbers", lambda: len(self.numbers(node)) >= before + 10, seconds=30)
+        seen = self.numbers(node)
+        assert seen == list(range(1, len(seen) + 1)), f"a gap or a repeat: {seen}"
+        return seen[-1]
+
+    def runs_only_at(self, node: str) -> None:
+        """Demand that the container is at one node, and runs there."""
+        other = self.target if node == self.source else self.source
+        assert (self.status(node), self.status(other)) == ("running", "")
+
+    def move(self, name: str = "", **spec: object) -> None:
+        """Apply the ContainerMigration `podman-move`, in the operator's namespace."""
+        self.kubectl.apply(self.migration(name, SYSTEM, **spec))
+
+    def migration(self, name: str, namespace: str, **spec: object) -> Manifest:
+        """Return the ContainerMigration `podman-move` of the container with that name."""
+        return {
+            "apiVersion": "containermigration.io/v1alpha1",
+            "kind": "ContainerMigration",
+            "metadata": {"name": "podman-move", "namespace": namespace},
+            "spec": {
+                "podman": {"nodeName": self.source, "container": name or self.name},
+                "target": {"nodeName": self.target},
+                **spec,
+            },
+        }
+
+    def finished(self, namespace: str = SYSTEM, seconds: float = 120) -> Manifest:
+        """Wait for the migration's end and return it."""
+
+        def ended() -> Manifest | None:
+            it = self.kubectl.get("cmig", "podman-move", namespace)
+            return it if condition(it, "Succeeded").get("status") in {"True", "False"} else None
+
+        return wait_for("the end of the migration", ended, seconds=seconds)
+
+    def succeeded(self) -> Manifest:
+        """Wait for success; fail with its condition otherwise."""
+        it = self.finished()
+        verdict = condition(it, "Succeeded")
+        assert verdict["status"] == "True", f"{verdict['reason']}: {verdict['message']}"
+        return it
+
+    def refusal(self, namespace: str = SYSTEM) -> str:
+        """Wait until the preflight has refused the migration; return its message, and remove it."""
+        verdict = condition(self.finished(namespace), "PreflightPassed")
+        assert verdict["reason"] == "PreflightFailed", verdict
+        self.forget(namespace)
+        return verdict["message"]
+
+    def forget(self, namespace: str = SYSTEM) -> None:
+        """Remove the migration's object."""
+        self.kubectl("delete", "cmig", "podman-move", "-n", namespace, "--ignore-not-found", timeout=120)
+
+    def arm(self, node: str, point: str, deed: str) -> None:
+        """Arm a failpoint of a node's agent."""
+        on_node(self.kubectl, node, f"mkdir -p {FAILPOINTS} && echo {deed} > {FAILPOINTS}/{point}")
+
+    def reached(self, node: str, point: str) -> None:
+        """Wait until the failpoint was reached."""
+        hit = f"{FAILPOINTS}/{point}.hit"
+        wait_for(point, lambda: "hit" in on_node(self.kubectl, node, f"[ -e {hit} ] && echo hit; true"), seconds=60)
+
+    def clear(self) -> None:
+        """Leave nothing behind."""
+        self.forget()
+        for node in (self.source, self.target):
+            on_node(self.kubectl, node, f"rm -rf {FAILPOINTS}; podman rm --all --force --time 0 >/dev/null 2>&1; true")
+            on_node(self.kubectl, node, "podman volume rm --all --force >/dev/null 2>&1; true")
