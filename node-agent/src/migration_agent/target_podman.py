@@ -1,4 +1,4 @@
-"""The target side for a Podman container: `target_plan` decides, over other facts (docs/protocol.md, section 10).
+"""The target side for a Podman container: `target_plan` decides, over other facts (docs/protocol.md, section 11).
 
 Podman holds nothing: what it restores runs. So what may be committed is a checkpoint that is complete and verified
 here, and the restore comes after. The ticket is `pending` until the container has been seen to run.
@@ -51,7 +51,7 @@ class PodmanTargetSide(TargetSide):
         self._ready = False
         """Podman answers, and ID and name are free: the source may be stopped."""
         self._whole = False
-        self._under_way = False
+        self.under_way = False
 
     @property
     def archive(self) -> Path:
@@ -75,8 +75,8 @@ class PodmanTargetSide(TargetSide):
         await self._demand_whole()
         dead = True
         if not record.settled:
-            self._under_way = await asyncio.to_thread(self.podman.under_way, self.pod_uid, str(self.archive))
-        if record.restore_begun and not record.settled and not self._under_way:
+            self.under_way = await asyncio.to_thread(self.podman.under_way, self.pod_uid, str(self.archive))
+        if record.restore_begun and not record.settled and not self.under_way:
             it = await self.container()
             await self.note_began(it)
             dead = it is None and not await asyncio.to_thread(self.podman.processes, self.pod_uid)
@@ -91,9 +91,9 @@ class PodmanTargetSide(TargetSide):
             acknowledged=self.record.acknowledged,
             ours=self._ours(self._seen),
             received=self.record.entries is not None,
-            restoring=self._under_way,
+            restoring=self.under_way,
             held=self._whole and not waited,
-            dead=dead and not self._under_way and not self.intake.receiving,
+            dead=dead and not self.under_way and not self.intake.receiving,
             pod=PodState.LIVE,
             promise_asked=self._promise_asked,
             waited=waited,
@@ -103,7 +103,7 @@ class PodmanTargetSide(TargetSide):
     def report(self) -> TargetReport:
         """Return the target side as it is now."""
         it = super().report()
-        state = TargetState.RESTORING if it.state is TargetState.RECEIVED and self._under_way else it.state
+        state = TargetState.RESTORING if it.state is TargetState.RECEIVED and self.under_way else it.state
         return it.model_copy(update={"at_late_gate": self._ready, "state": state})
 
     async def container(self) -> PodmanContainer | None:
@@ -194,11 +194,13 @@ class _PodmanActs(TargetActs):
     async def _clear(self) -> None:
         side = self._podman_side
         side.intake.closed = True
-        if side.record.restore_begun:
-            await asyncio.to_thread(self._remove)
+        await self._give_up()
 
     async def _give_up(self) -> None:
-        await asyncio.to_thread(self._remove)
+        """Remove what a restore has made; while a command still works, what it will have made is not there yet."""
+        side = self._podman_side
+        if side.record.restore_begun and not side.under_way:
+            await asyncio.to_thread(self._remove)
 
     async def _end(self, state: TargetState) -> None:
         """The journal has the word now: nothing else asks for the ticket, and the container may come again."""
