@@ -186,10 +186,10 @@ def begin_when_its_turn_has_come(o: Observation) -> Step | None:
     if o.begun:
         return None
     if o.place is None:
-        return Step(Action.QUEUE, Reason.IN_PROGRESS, "the pod can be moved")
+        return Step(Action.QUEUE, Reason.IN_PROGRESS, "nothing stands against it")
     if not o.adopted:
-        return Step(Action.ADOPT, Reason.IN_PROGRESS, "the pod can be moved")
-    return Step(Action.BEGIN, Reason.IN_PROGRESS, "the pod can be moved; writing down what is moved")
+        return Step(Action.ADOPT, Reason.IN_PROGRESS, "nothing stands against it")
+    return Step(Action.BEGIN, Reason.IN_PROGRESS, "nothing stands against it; writing down what is moved")
 
 
 def prepare_the_target_first(o: Observation) -> Step | None:
