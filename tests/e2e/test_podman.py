@@ -14,7 +14,7 @@ from migration_api.failpoints import Failpoint
 from migration_api.preflight_reasons import PreflightReason as Why
 from support import machine
 from support.archives import checkpointctl
-from support.cluster import SYSTEM, Kubectl, agents, condition, on_node, wait_for, workers
+from support.cluster import SYSTEM, Kubectl, agents, condition, wait_for, workers
 from support.migration import WORKLOAD
 from support.podmans import FAILPOINTS, Podmans
 from support.stores import Folder
@@ -82,8 +82,8 @@ def test_s1_one_archive_with_images_and_state_travels(podmans: Podmans, folder: 
     podmans.move()
     podmans.reached(podmans.target, Failpoint.TARGET_PODMAN_RESTORES)
     where = "/run/container-migration/images/*/container/images/podman.tar"
-    modes = on_node(podmans.kubectl, podmans.target, f"stat -c '%a %U' {where}").split()
-    on_node(podmans.kubectl, podmans.target, f"cp {where} {folder.on_nodes}/archive.tar; rm -rf {FAILPOINTS}")
+    modes = podmans.shell(podmans.target, f"stat -c '%a %U' {where}").split()
+    podmans.shell(podmans.target, f"cp {where} {folder.on_nodes}/archive.tar; rm -rf {FAILPOINTS}")
     podmans.succeeded()
     assert modes == ["600", "root"], "memory images are secrets"
     archive = tmp_path / "archive.tar"
@@ -157,7 +157,7 @@ def test_s5_the_source_can_be_left_running(podmans: Podmans) -> None:
     assert podmans.status(podmans.source) == podmans.status(podmans.target) == "running"
     format_ = "{{.StaticDir}}/checkpoint"
     kept = podmans.on(podmans.source, "container", "inspect", "--format", format_, "counter").strip()
-    assert "none" in on_node(podmans.kubectl, podmans.source, f"[ -e {kept} ] || echo none"), "a memory image stays"
+    assert "none" in podmans.shell(podmans.source, f"[ -e {kept} ] || echo none"), "a memory image stays"
 
 
 def test_s6_a_damaged_archive_is_refused_before_the_commit(podmans: Podmans) -> None:
@@ -167,7 +167,7 @@ def test_s6_a_damaged_archive_is_refused_before_the_commit(podmans: Podmans) -> 
     podmans.move()
     podmans.reached(podmans.source, Failpoint.SOURCE_DUMPED)
     where = "/run/container-migration/images/*/container/images/podman.tar"
-    on_node(podmans.kubectl, podmans.source, f"tar --delete -f {where} checkpoint/inventory.img; rm -rf {FAILPOINTS}")
+    podmans.shell(podmans.source, f"tar --delete -f {where} checkpoint/inventory.img; rm -rf {FAILPOINTS}")
     done = podmans.finished()
     assert condition(done, "Succeeded")["reason"] == Reason.ROLLED_BACK
     assert done["status"]["decision"] == "Abort"
@@ -195,12 +195,12 @@ def test_s8_a_container_in_anothers_network_namespace_is_refused(podmans: Podman
 
 def test_s9_bind_mounts_are_recreated_with_their_options(podmans: Podmans, folder: Folder) -> None:
     own = f"/run/bound-{secrets.token_hex(3)}"
-    on_node(podmans.kubectl, podmans.source, f"mkdir {own}")
+    podmans.shell(podmans.source, f"mkdir {own}")
     podmans.run("--volume", f"{folder.on_nodes}:/shared:ro", "--volume", f"{own}:/own")
     (folder.path / "file").write_text("from both nodes")
     podmans.move()
     assert f"{Why.PODMAN_BIND_MISSING}: node {podmans.target} lacks {own}" in podmans.refusal()
-    on_node(podmans.kubectl, podmans.target, f"mkdir {own}")
+    podmans.shell(podmans.target, f"mkdir {own}")
     podmans.move()
     podmans.succeeded()
     assert podmans.exec(podmans.target, "cat", "/shared/file") == "from both nodes"
@@ -210,7 +210,7 @@ def test_s9_bind_mounts_are_recreated_with_their_options(podmans: Podmans, folde
     assert "ro" in shared[3].split(",")
     assert "rw" in bound[3].split(",")
     for node in (podmans.source, podmans.target):
-        on_node(podmans.kubectl, node, f"rm -rf {own}")
+        podmans.shell(node, f"rm -rf {own}")
 
 
 def test_s10_the_content_of_shared_memory_moves(podmans: Podmans) -> None:
@@ -228,7 +228,7 @@ def test_i1_i2_a_restore_that_fails_goes_back_to_the_source(podmans: Podmans) ->
     podmans.arm(podmans.target, Failpoint.TARGET_PODMAN_RESTORES, "hang")
     podmans.move(freezeBudgetSeconds=8)
     podmans.reached(podmans.target, Failpoint.TARGET_PODMAN_RESTORES)
-    on_node(podmans.kubectl, podmans.target, f"podman rmi {WORKLOAD} >/dev/null; rm -rf {FAILPOINTS}")
+    podmans.shell(podmans.target, f"podman rmi {WORKLOAD} >/dev/null; rm -rf {FAILPOINTS}")
     done = podmans.finished()
     assert done["status"]["target"]["outcome"] == "Returned"
     assert "Podman could not restore" in done["status"]["target"]["message"]
@@ -277,7 +277,7 @@ def test_i2_what_is_cancelled_while_it_is_stopped_goes_on(podmans: Podmans) -> N
     decided = "jsonpath={.status.decision}=Abort"
     podmans.kubectl("wait", "cmig/podman-move", "-n", SYSTEM, f"--for={decided}", "--timeout=30s")
     for node in (podmans.source, podmans.target):
-        on_node(podmans.kubectl, node, f"rm -rf {FAILPOINTS}")
+        podmans.shell(node, f"rm -rf {FAILPOINTS}")
     assert condition(podmans.finished(), "Succeeded")["reason"] == Reason.ROLLED_BACK
     assert podmans.counting(podmans.source) > before
     podmans.runs_only_at(podmans.source)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from support.cluster import SYSTEM, Kubectl, Manifest, condition, on_node, wait_for
+from support.cluster import SYSTEM, Kubectl, Manifest, agents, condition, wait_for
 from support.migration import WORKLOAD
 
 COUNTER = "i=0; while :; do i=$((i+1)); echo $i >> /numbers; sleep 0.1; done"
@@ -30,15 +30,24 @@ class Podmans:
     target: str
     name: str = "counter"
     """Of the container that a test moves."""
+    _agents: dict[str, str] = field(default_factory=dict[str, str])
+    """Their pods stay, also when an agent is killed in one."""
+
+    def shell(self, node: str, script: str, timeout: float = 60) -> str:
+        """Run a shell script in a node's own namespaces."""
+        if not self._agents:
+            self._agents.update(agents(self.kubectl))
+        words = ("nsenter", "-t", "1", "-a", "--", "sh", "-c", script)
+        return self.kubectl.exec(self._agents[node], SYSTEM, *words, timeout=timeout)
 
     def on(self, node: str, *command: str, timeout: float = 60) -> str:
         """Run a command of Podman's on a node and return what it wrote."""
-        return on_node(self.kubectl, node, f"{shlex.join(['podman', *command])} 2>/dev/null", timeout=timeout)
+        return self.shell(node, f"{shlex.join(['podman', *command])} 2>/dev/null", timeout=timeout)
 
     def load(self) -> None:
         """Let both nodes have the image."""
         for node in (self.source, self.target):
-            on_node(self.kubectl, node, LOAD, timeout=120)
+            self.shell(node, LOAD, timeout=120)
 
     def run(self, *options: str, script: str = COUNTER, name: str = "", node: str = "") -> str:
         """Start a container on the source, or that node; return its ID."""
@@ -52,7 +61,7 @@ class Podmans:
     def status(self, node: str, name: str = "") -> str:
         """Return the container's status on a node; empty when it is not there."""
         words = ["podman", "container", "inspect", "--format", "{{.State.Status}}", name or self.name]
-        return on_node(self.kubectl, node, f"{shlex.join(words)} 2>/dev/null || true").strip()
+        return self.shell(node, f"{shlex.join(words)} 2>/dev/null || true").strip()
 
     def numbers(self, node: str) -> list[int]:
         """Return what the counter has written there."""
@@ -117,16 +126,16 @@ class Podmans:
 
     def arm(self, node: str, point: str, deed: str) -> None:
         """Arm a failpoint of a node's agent."""
-        on_node(self.kubectl, node, f"mkdir -p {FAILPOINTS} && echo {deed} > {FAILPOINTS}/{point}")
+        self.shell(node, f"mkdir -p {FAILPOINTS} && echo {deed} > {FAILPOINTS}/{point}")
 
     def reached(self, node: str, point: str) -> None:
         """Wait until the failpoint was reached."""
         hit = f"{FAILPOINTS}/{point}.hit"
-        wait_for(point, lambda: "hit" in on_node(self.kubectl, node, f"[ -e {hit} ] && echo hit; true"), seconds=60)
+        wait_for(point, lambda: "hit" in self.shell(node, f"[ -e {hit} ] && echo hit; true"), seconds=60)
 
     def clear(self) -> None:
         """Leave nothing behind."""
         self.forget()
         for node in (self.source, self.target):
-            on_node(self.kubectl, node, f"rm -rf {FAILPOINTS}; podman rm --all --force --time 0 >/dev/null 2>&1; true")
-            on_node(self.kubectl, node, "podman volume rm --all --force >/dev/null 2>&1; true")
+            self.shell(node, f"rm -rf {FAILPOINTS}; podman rm --all --force --time 0 >/dev/null 2>&1; true")
+            self.shell(node, "podman volume rm --all --force >/dev/null 2>&1; true")
