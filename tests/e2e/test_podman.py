@@ -74,6 +74,26 @@ def test_it_is_allowed_only_in_the_operators_namespace(podmans: Podmans, namespa
     podmans.counting(podmans.source)
 
 
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ({"podName": "redis"}, "exactly one of podName, checkpointName and podman"),
+        ({"target": {}}, "with podman the target is target.nodeName and nothing else"),
+        ({"target": {"nodeName": "b", "podName": "new"}}, "with podman the target is target.nodeName and nothing else"),
+        ({"containers": ["main"]}, "with podman there is no podUID, containers, retain or strategy PostCopy"),
+        ({"strategy": "PostCopy"}, "with podman there is no podUID, containers, retain or strategy PostCopy"),
+        ({"podman": {"nodeName": "a", "container": "--all"}}, "should match"),
+    ],
+)
+def test_i8_what_does_not_fit_a_container_of_podmans_is_refused_by_the_api_server(
+    kubectl: Kubectl, nodes: tuple[str, str], spec: dict[str, object], words: str
+) -> None:
+    it = Podmans(kubectl, *nodes).migration("", SYSTEM, **spec)
+    refused = kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(it), check=False)
+    assert refused.returncode != 0
+    assert words in refused.stderr
+
+
 def test_s1_one_archive_with_images_and_state_travels(podmans: Podmans, folder: Folder, tmp_path: Path) -> None:
     """The real checkpointctl reads what lies at the target before it is restored."""
     container_id = podmans.run()

@@ -99,8 +99,9 @@ class MigrationSpec(Model):
                     " name",
                 },
                 {
-                    "rule": "!has(self.podman) || !(has(self.podUID) || has(self.containers) || self.retain)",
-                    "message": "with podman there is no podUID, containers or retain",
+                    "rule": "!has(self.podman) || !(has(self.podUID) || has(self.containers) || self.retain"
+                    " || (has(self.strategy) && self.strategy == 'PostCopy'))",
+                    "message": "with podman there is no podUID, containers, retain or strategy PostCopy",
                 },
                 {
                     "rule": "!has(self.checkpointName) || !(has(self.podUID) || has(self.containers)"
