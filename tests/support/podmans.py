@@ -93,11 +93,12 @@ class Podmans:
             "spec": {
                 "podman": {"nodeName": self.source, "container": name or self.name},
                 "target": {"nodeName": self.target},
+                "freezeBudgetSeconds": 120,  # a busy machine is no failure
                 **spec,
             },
         }
 
-    def finished(self, namespace: str = SYSTEM, seconds: float = 120) -> Manifest:
+    def finished(self, namespace: str = SYSTEM, seconds: float = 240) -> Manifest:
         """Wait for the migration's end and return it."""
 
         def ended() -> Manifest | None:

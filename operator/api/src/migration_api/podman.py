@@ -46,7 +46,7 @@ class PodmanContainerFacts(Model):
     binds: _Texts = ()
     """Directories and files of the node that are mounted in it."""
     dependencies: _Texts = ()
-    """Other containers that it needs: of its pod, of `--volumes-from`, or those whose namespaces it shares."""
+    """Other containers that it needs: of its pod, or those whose namespaces it shares."""
     pod: _Text = ""
     """The Podman pod that it is in."""
     restart_policy: _Text = ""

@@ -256,7 +256,7 @@ class PreflightReason(Explained):
     )
     PODMAN_DEPENDENCIES = explained(
         "PodmanDependencies",
-        "The container needs others, or is in a Podman pod: it shares their namespaces or volumes.",
+        "The container is in a Podman pod, or shares the namespaces of others.",
         "run it by itself",
     )
     PODMAN_STARTED_AGAIN = explained(
