@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from migration_agent.freeze_turn import FreezeTurn
 from migration_agent.journal import SourceRecord
 from migration_agent.podman_freezer import PodmanFreezer
 from migration_agent.processes import Processes
@@ -73,7 +74,16 @@ class World:
         record = self.journal.source(MIGRATION)
         assert record is not None
         vault = Vault(self.journal.layout)
-        tools = SourceTools(self.journal, vault, self.registers, self.peers, self.clock, self.freezer(), "node-a")
+        tools = SourceTools(
+            journal=self.journal,
+            vault=vault,
+            registers=self.registers,
+            peers=self.peers,
+            clock=self.clock,
+            freezer=self.freezer(),
+            node="node-a",
+            turn=FreezeTurn(),
+        )
         self.side = SourceSide(record, tools, changed=lambda: None, restarted=restarted)
         return self.side
 
