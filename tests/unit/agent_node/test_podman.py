@@ -130,8 +130,15 @@ def test_a_node_without_podman_says_so(tmp_path: Path) -> None:
 )
 def test_commands_that_are_under_way_are_found_by_their_words(tmp_path: Path, argv: str, *, expected: bool) -> None:
     write(tmp_path / "proc/77/cmdline", argv.replace(" ", "\0") + "\0")
+    write(tmp_path / "proc/77/status", "Name:\tpodman\nNSpid:\t77\n")
     (tmp_path / "proc/self").mkdir()
     assert podman(tmp_path).under_way(ID, "/run/a.tar") is expected
+
+
+def test_i8_what_a_process_in_a_container_calls_itself_keeps_nobody_waiting(tmp_path: Path) -> None:
+    write(tmp_path / "proc/77/cmdline", f"podman\0container\0restore\0{ID}\0")
+    write(tmp_path / "proc/77/status", "Name:\tpodman\nNSpid:\t77\t1\n")
+    assert not podman(tmp_path).under_way(ID)
 
 
 def test_processes_are_found_by_their_cgroup(tmp_path: Path) -> None:

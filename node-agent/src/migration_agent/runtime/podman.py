@@ -36,6 +36,8 @@ _CHANGING = frozenset({"checkpoint", "restore", "rm", "pause", "unpause"})
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
 _LOG = re.compile(r"CRIU logfile [`'\"]?(/[^`'\"\s]+)")
 """How the runtime names CRIU's log, which goes with the container."""
+_NODES_OWN = re.compile(r"^NSpid:\s+\d+$", re.MULTILINE)
+"""In /proc/PID/status: a process that has one PID only is in no PID namespace of a container."""
 _VERSION = re.compile(r"Version: (\S+)")
 
 
@@ -300,8 +302,10 @@ class Podman:
                         directory.rmdir()
 
     def _commands(self) -> Iterator[list[str]]:
+        """Yield the words of the node's own processes: what a container writes into its own counts for nothing."""
         for pid in self._pids():
-            yield self._read(pid, "cmdline").split("\0")
+            if _NODES_OWN.search(self._read(pid, "status")):
+                yield self._read(pid, "cmdline").split("\0")
 
     def _pids(self) -> list[int]:
         return [int(entry.name) for entry in self.host.path("/proc").iterdir() if entry.name.isdigit()]
