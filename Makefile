@@ -8,6 +8,8 @@ BIN := .venv/bin
 TESTBED ?= tests/kind/cluster
 SECOND := tests/kind/cluster --name ctrmig-2
 NAMESPACE ?= container-migration
+# What a cluster serves and `helm template`, which asks none, does not know of.
+SERVED := --api-versions admissionregistration.k8s.io/v1/MutatingAdmissionPolicy
 export UV_PYTHON_DOWNLOADS := never
 
 SYNCED := .venv/.synced
@@ -57,7 +59,7 @@ docs: $(SYNCED) ## write docs/conditions.md from the constants
 
 .PHONY: manifests
 manifests: crds ## write manifests/install.yaml from the chart
-	$(TESTBED) tool helm template container-migration . --namespace $(NAMESPACE) --include-crds --no-hooks > manifests/install.yaml
+	$(TESTBED) tool helm template container-migration . --namespace $(NAMESPACE) --include-crds --no-hooks $(SERVED) > manifests/install.yaml
 
 .PHONY: generated
 generated: $(SYNCED) ## fail when crds/, docs/conditions.md or manifests/ differ from what their sources generate
@@ -66,7 +68,7 @@ generated: $(SYNCED) ## fail when crds/, docs/conditions.md or manifests/ differ
 	diff -r crds build/generated/crds
 	$(BIN)/python -m migration_api.docs build/generated/conditions.md
 	diff docs/conditions.md build/generated/conditions.md
-	$(TESTBED) tool helm template container-migration . --namespace $(NAMESPACE) --include-crds --no-hooks > build/generated/install.yaml
+	$(TESTBED) tool helm template container-migration . --namespace $(NAMESPACE) --include-crds --no-hooks $(SERVED) > build/generated/install.yaml
 	diff manifests/install.yaml build/generated/install.yaml
 
 .PHONY: unit

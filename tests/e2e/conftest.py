@@ -208,10 +208,10 @@ def kept(kubectl: Kubectl, migrations: Migrations, folder: Folder) -> Iterator[K
 
 @pytest.fixture
 def clean_nodes(kubectl: Kubectl) -> Iterator[None]:
-    """After the test no node may have anything left of a migration."""
+    """After the test no node may have anything left of a migration; an object forced away is the housekeeping's."""
     yield
     try:
-        wait_for("clean nodes", lambda: not leftovers(kubectl), seconds=30, every=1)
+        wait_for("clean nodes", lambda: not leftovers(kubectl), seconds=90, every=1)
     except NotInTimeError:
         assert leftovers(kubectl) == {}
 

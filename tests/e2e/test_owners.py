@@ -180,7 +180,6 @@ def test_a_deployment_under_traffic(
 
 SLEEP = ["sleep", "infinity"]
 OWNERS: dict[str, tuple[dict[str, object], str]] = {
-    "StatefulSet": ({"serviceName": "it", "replicas": 1}, "allows no second pod of that name"),
     "DaemonSet": ({}, "runs its own pod on every node"),
     "Job": ({}, "would take the end of the source pod for a failure"),
     "ReplicaSet": ({"replicas": 1}, "no Deployment owns"),

@@ -16,7 +16,7 @@ from migration_agent.freeze import FreezeFailure
 from migration_agent.freezer import Freezer
 from migration_agent.journal import Journal
 from migration_agent.paths import Layout
-from migration_agent.ports import ApiUnreachable, GaveUp, PeerState, PeerUnreachable, PodState, Sending
+from migration_agent.ports import ApiUnreachable, GaveUp, NamedPod, PeerState, PeerUnreachable, PodState, Sending
 from migration_agent.processes import Processes
 from migration_agent.runtime.interface import Container, ContainerStatus, Dump, RuntimeFailure, Shared
 from migration_agent.seen import Gone, Seen
@@ -27,6 +27,8 @@ from migration_api.wire import Connections, Failure, MigrationRef, RefKind, Sour
 MIGRATION = "0b0e2b8e-migration"
 SOURCE_POD = "5a5a5a5a-source"
 TARGET_POD = "7e7e7e7e-target"
+NAME = "redis-0"
+"""Of a pod of a StatefulSet."""
 REF = MigrationRef(namespace="default", name="move", uid=MIGRATION)
 SECOND = 10**9
 SHIPPING = Shipping(key=SecretStr("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="))
@@ -83,6 +85,8 @@ class Cluster:
     failure: Failure | None = None
     outcome_message: str | None = None
     pod_state: PodState = PodState.LIVE
+    named: NamedPod | None = None
+    """Who has the name of a pod of a StatefulSet."""
     deleted: list[str] = field(default_factory=list[str])
     writes: list[str] = field(default_factory=list[str])
 
@@ -144,12 +148,22 @@ class FakeRegisters:
 
     async def pod(self, namespace: str, name: str, uid: str) -> PodState:
         self._demand()
+        if name == NAME:
+            found = self.cluster.named
+            return PodState.LIVE if found is not None and found.live and found.uid == uid else PodState.GONE
         assert (namespace, name, uid) == ("default", "redis-moved", TARGET_POD)
         return self.cluster.pod_state
 
-    async def delete_pod(self, namespace: str, name: str, uid: str) -> None:
+    async def named_pod(self, namespace: str, name: str) -> NamedPod | None:
+        self._demand()
+        assert (namespace, name) == ("default", NAME)
+        return self.cluster.named
+
+    async def delete_pod(self, namespace: str, name: str, uid: str, *, at_once: bool = False) -> None:
         self._demand()
         self.cluster.deleted.append(uid)
+        if at_once and self.cluster.named is not None and self.cluster.named.uid == uid:
+            self.cluster.named = None
 
 
 @dataclass

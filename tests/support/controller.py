@@ -7,7 +7,7 @@ from typing import Any
 
 from migration_api.conditions import Condition
 from migration_api.migration import ContainerMigration, Metadata, MigrationSpec, MigrationStatus
-from migration_api.names import ANNOTATION_MIGRATION, FINALIZER
+from migration_api.names import ANNOTATION_MIGRATION, FINALIZER, LABEL_POD_NAME, LABEL_REVISION
 from migration_api.node import MigrationNode, MigrationNodeStatus, NodeFacts
 from migration_api.wire import ContainerFacts, MigrationReport, PodFacts, SourceReport, TargetReport, TargetState
 from migration_operator.observation import AgentView, NodeView, PreflightFacts
@@ -29,6 +29,9 @@ FACTS = NodeFacts(
     criu_version="4.2",
     run_bytes_free=8192 * MEBIBYTE,
 )
+
+WITH_A_DISK = FACTS.model_copy(update={"disk_bytes_free": 8192 * MEBIBYTE})
+"""Of a node whose disk checkpoints may use."""
 
 
 def migration(
@@ -95,6 +98,13 @@ def of_deployment(uid: str = "5f0c7c1e-0000-4000-8000-0000000000ff") -> dict[str
     """Return the metadata of a pod that the ReplicaSet of a Deployment owns."""
     owner = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-6d4", "uid": uid, "controller": True}
     labels = {"app": "web", "pod-template-hash": "6d4"}
+    return {"labels": labels, "ownerReferences": [{**owner, "blockOwnerDeletion": True}]}
+
+
+def of_stateful_set(name: str = "redis") -> dict[str, Any]:
+    """Return the metadata of a pod that a StatefulSet owns."""
+    owner = {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "redis", "uid": "5f0c-s", "controller": True}
+    labels = {LABEL_POD_NAME: name, LABEL_REVISION: "redis-1"}
     return {"labels": labels, "ownerReferences": [{**owner, "blockOwnerDeletion": True}]}
 
 

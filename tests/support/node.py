@@ -103,7 +103,7 @@ class AgentNode:
         self.migrations = Migrations(
             self.journal, self.vault, self.tickets, self.clock, self, gates=self.gates, room=lambda: self.room
         )
-        desk = GateDesk(self.tickets, self.migrations.target_of)
+        desk = GateDesk(self.tickets, self.migrations.target_of, self.migrations.expecting)
         self.gate_server = GateServer(layout.socket, self.gates, desk, self.processes, _no_dump)
         self.server = PeerServer(trust, PeerBridge(self.migrations, asyncio.get_running_loop()), "127.0.0.1", 0)
         self.network.peers[self.name] = Peer(node=self.name, endpoint=f"127.0.0.1:{self.server.port}", certificate=pem)

@@ -19,6 +19,8 @@ class GateDesk:
     tickets: Tickets
     target_of: Callable[[str], TargetSide | None]
     """By pod UID."""
+    expecting: Callable[[str], TargetSide | None]
+    """By migration: one that waits for its pod."""
 
     async def arrived(self, gate: Gate) -> None:
         """Answer a gate whose ticket is used up; let the others wait, for their migration or their deadline."""
@@ -32,6 +34,8 @@ class GateDesk:
             await gate.refuse(f"the pod is annotated for migration {gate.hello.migration}, but expected for another")
         elif target is not None:
             await target.arrived()
+        elif (expecting := self.expecting(gate.hello.migration)) is not None:
+            expecting.poke()  # what the pod says of itself is no more than a reason to look
 
     async def held(self, hook: Hook) -> None:
         """Let the target journal the held tree."""

@@ -21,6 +21,7 @@ from migration_agent.runtime.interface import Container
 from migration_agent.transport.chunks import CHUNK_BYTES
 from migration_agent.transport.manifest import ManifestEntry
 from migration_api.base import Model, Time
+from migration_api.migration import Uid
 from migration_api.wire import Connections, Failure, Files, SourceState, SourceTask, TargetState, TargetTask, Thaw
 
 _RECORD_BYTES = 16 * 1024 * 1024
@@ -46,7 +47,8 @@ class SourceRecord(Model):
     thawed_at: Time | None = None
     failure: Failure | None = None
     word: bool = False
-    """With the object gone, the target's agent said that it resumed: from now on nothing else is asked."""
+    """It is on its way to be killed: with the object gone, the target's agent said that it resumed; or a target of its
+    name is committed. From now on nothing else is asked."""
     promised: bool = False
     """Thaws by the target's promise, not by a register."""
     owes_abort: bool = False
@@ -92,6 +94,12 @@ class TargetRecord(Model):
     entries: tuple[ManifestEntry, ...] | None = None
     """The verified checkpoint's manifest; it lies in memory, so it is only as old as `boot_id`."""
     chunk_bytes: int = CHUNK_BYTES
+    secured: str | None = None
+    """The digest of the files that were brought to the disk: then they are as old as they want."""
+    pod_uid: Uid | None = None
+    """The successor that has the ticket; none: it has not come yet, or it went before it resumed."""
+    proposed: bool = False
+    """Commit was proposed for a successor: it may stand in the register, or still arrive there."""
     committed_at_ns: int | None = None
     """CLOCK_BOOTTIME of that boot when this agent learned of Commit."""
     processes: tuple[ProcessRef, ...] = ()

@@ -208,7 +208,9 @@ async def serve(settings: Settings) -> None:
 
     look = await asyncio.to_thread(_look, settings, host, room, migrations, install_problem, post_copy=sides.lazily)
 
-    gate_server = GateServer(layout.socket, gates, GateDesk(tickets, migrations.target_of), sides.processes, post_dump)
+    gate_server = GateServer(
+        layout.socket, gates, GateDesk(tickets, migrations.target_of, migrations.expecting), sides.processes, post_dump
+    )
     peer_server = PeerServer(
         trust,
         PeerBridge(migrations, loop),

@@ -161,16 +161,16 @@ class Migrations:
                     await self._turn_away(request, f"this node has promised never to resume migration {uid}")
                 )
             await self._keep(uid, request.shipping)
-            files = await self._place(uid, request.expected_bytes)
             boot_id = await asyncio.to_thread(self._clock.boot_id)
-            record = TargetRecord(
-                request=task,
-                boot_id=boot_id,
-                files=files,
-                expected_bytes=request.expected_bytes,
-                acknowledged=task.source_node is None,  # nobody is there who would have to hear the end
-            )
             try:
+                files = await self._place(uid, request.expected_bytes, durably=task.successor is not None)
+                record = TargetRecord(
+                    request=task,
+                    boot_id=boot_id,
+                    files=files,
+                    expected_bytes=request.expected_bytes,
+                    acknowledged=task.source_node is None,  # nobody is there who would have to hear the end
+                )
                 await self._make_ticket(record)
             except Conflict:
                 await asyncio.to_thread(self._vault.wipe, uid)
@@ -240,7 +240,7 @@ class Migrations:
                     await self._remove(uid, entry)
             await self._sweep()
             targets = [entry.target.record for entry in self._entries.values() if entry.target is not None]
-            keep = {record.request.pod_uid for record in targets if not record.settled}
+            keep = {record.request.pod_uid or record.pod_uid or "" for record in targets if not record.settled}
             if not self._damaged:
                 await asyncio.to_thread(self._tickets.sweep, keep)
 
@@ -326,9 +326,15 @@ class Migrations:
     def target_of(self, pod_uid: str) -> TargetSide | None:
         """Return the target side of a pod."""
         for entry in self._entries.values():
-            if entry.target is not None and entry.target.record.request.pod_uid == pod_uid:
+            if entry.target is not None and entry.target.pod_uid == pod_uid:
                 return entry.target
         return None
+
+    def expecting(self, uid: str) -> TargetSide | None:
+        """Return the target side of that migration when it waits for its pod."""
+        entry = self._entries.get(uid)
+        target = entry.target if entry is not None else None
+        return target if target is not None and target.succession is not None and target.succession.expects else None
 
     def _demand_undamaged(self, uid: str) -> None:
         if uid in self._damaged:
@@ -340,17 +346,25 @@ class Migrations:
         except OtherKey as error:
             raise Conflict(str(error)) from error
 
-    async def _place(self, uid: str, expected: int) -> Files:
-        """Decide where the files of a migration that begins here will lie."""
+    async def _place(self, uid: str, expected: int, *, durably: bool = False) -> Files:
+        """Decide where the files of a migration that begins here will lie.
+
+        Raises:
+            Conflict: they must outlive a reboot, and the disk is full or not to be used.
+        """
         records = [side.record for entry in self._entries.values() for side in entry.sides]
         promised = sum(it.expected_bytes for it in records if not it.settled and not it.files.on_disk)
-        files = (await asyncio.to_thread(self._room)).files(expected, promised)
+        files = (await asyncio.to_thread(self._room)).files(expected, promised, durably=durably)
+        if durably and not files.on_disk:
+            raise Conflict(
+                f"the checkpoint may take {expected >> 20} MiB, and the disk has no room for it, or none is allowed"
+            )
         await asyncio.to_thread(self._journal.place_images, uid, on_disk=files.on_disk)
         return files
 
     async def _turn_away(self, request: TargetRequest, message: str) -> str:
         """Let those who wait at the gate hear it at once, and those who come later from the disk; return `message`."""
-        if await asyncio.to_thread(self._tickets.state, request.pod_uid) is TicketState.NONE:
+        if request.pod_uid and await asyncio.to_thread(self._tickets.state, request.pod_uid) is TicketState.NONE:
             await asyncio.to_thread(self._tickets.destroy, request.pod_uid, ticket_for(request))
             await self._gates.refuse_pod(request.pod_uid, message)
         return message
@@ -358,6 +372,9 @@ class Migrations:
     async def _make_ticket(self, record: TargetRecord) -> None:
         """Journal the record and make its ticket; the record first, so that no ticket is ever without one."""
         request = record.request
+        if request.pod_uid is None:
+            await asyncio.to_thread(self._journal.save, record)  # which is the ticket, until the pod has come
+            return
         other = self.target_of(request.pod_uid)
         if other is not None:
             raise Conflict(f"pod {request.pod_uid} is the target of migration {other.ref.uid}")

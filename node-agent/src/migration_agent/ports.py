@@ -49,6 +49,31 @@ class PodState(StrEnum):
     UNKNOWN = "unknown"
 
 
+class Comer(StrEnum):
+    """Who has the name that a successor waits for."""
+
+    NOBODY = "nobody"
+    """Nobody, the source, or a pod that does not concern this node yet."""
+    HERE = "here"
+    """The successor, on this node."""
+    ANOTHER = "another"
+    """A pod that is not marked for this migration, or of another revision."""
+
+
+@dataclass(frozen=True)
+class NamedPod:
+    """The pod that has a name now, as far as it matters who it is."""
+
+    uid: str
+    node: str | None
+    migration: str | None
+    """The UID of the migration that it is marked for."""
+    revision: str | None
+    """Its `controller-revision-hash`."""
+    live: bool
+    """It may still run a container: neither being deleted nor ended."""
+
+
 class Clock(Protocol):
     """Time that goes on while the machine sleeps, and the boot that it belongs to. Blocks for microseconds only."""
 
@@ -178,8 +203,12 @@ class Registers(Protocol):
         """Say whether this very pod can still run."""
         ...
 
-    async def delete_pod(self, namespace: str, name: str, uid: str) -> None:
-        """Delete this very pod; nothing when it is gone."""
+    async def named_pod(self, namespace: str, name: str) -> NamedPod | None:
+        """Return the pod that has the name now."""
+        ...
+
+    async def delete_pod(self, namespace: str, name: str, uid: str, *, at_once: bool = False) -> None:
+        """Delete this very pod; nothing when it is gone. `at_once`: its name is free when this returns."""
         ...
 
 

@@ -18,12 +18,21 @@ from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient
 from pydantic import ValidationError
 
-from migration_agent.ports import ApiUnreachable, PodState
+from migration_agent.ports import ApiUnreachable, NamedPod, PodState
 from migration_agent.seen import Gone, Seen, seen, seen_checkpoint
 from migration_agent.trust import Peer, peers_of
 from migration_api.checkpoint import ContainerCheckpoint
 from migration_api.migration import ContainerMigration, Decision, Outcome
-from migration_api.names import API_VERSION, CHECKPOINTS, GROUP, MIGRATIONS, NODES, VERSION
+from migration_api.names import (
+    ANNOTATION_MIGRATION,
+    API_VERSION,
+    CHECKPOINTS,
+    GROUP,
+    LABEL_REVISION,
+    MIGRATIONS,
+    NODES,
+    VERSION,
+)
 from migration_api.node import MigrationNode, MigrationNodeStatus
 from migration_api.wire import Failure, MigrationRef, RefKind
 
@@ -80,18 +89,30 @@ class Api:
 
     async def pod(self, namespace: str, name: str, uid: str) -> PodState:
         """Say whether this very pod can still run. See `Registers`."""
+        found = await self.named_pod(namespace, name)
+        return PodState.LIVE if found is not None and found.uid == uid and found.live else PodState.GONE
+
+    async def named_pod(self, namespace: str, name: str) -> NamedPod | None:
+        """Return the pod that has the name now. See `Registers`."""
         status, answer = await self._call("GET", f"/api/v1/namespaces/{namespace}/pods/{name}")
         if status == _NOT_FOUND:
-            return PodState.GONE
+            return None
         _demand_ok(status, answer)
         metadata = answer.get("metadata", {})
         finished = answer.get("status", {}).get("phase") in _FINISHED_PHASES
-        gone = metadata.get("uid") != uid or "deletionTimestamp" in metadata or finished
-        return PodState.GONE if gone else PodState.LIVE
+        return NamedPod(
+            uid=str(metadata.get("uid")),
+            node=answer.get("spec", {}).get("nodeName"),
+            migration=metadata.get("annotations", {}).get(ANNOTATION_MIGRATION),
+            revision=metadata.get("labels", {}).get(LABEL_REVISION),
+            live="deletionTimestamp" not in metadata and not finished,
+        )
 
-    async def delete_pod(self, namespace: str, name: str, uid: str) -> None:
+    async def delete_pod(self, namespace: str, name: str, uid: str, *, at_once: bool = False) -> None:
         """Delete this very pod. See `Registers`."""
-        body = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}}
+        body: Json = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}}
+        if at_once:
+            body["gracePeriodSeconds"] = 0
         status, answer = await self._call("DELETE", f"/api/v1/namespaces/{namespace}/pods/{name}", body)
         if status not in {_NOT_FOUND, _CONFLICT}:  # conflict: another pod has the name
             _demand_ok(status, answer)

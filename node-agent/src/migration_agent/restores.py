@@ -45,12 +45,10 @@ class Restores:
     gates: Gates
     layout: Layout
     request: TargetTask
+    pod_uid: str
+    """Empty: the pod has not come yet, and nobody is there."""
     _engaged: tuple[Gate, ...] = field(default=())
     _losing: bool = False
-
-    @property
-    def pod_uid(self) -> str:
-        return self.request.pod_uid
 
     def lineup(self) -> Lineup:
         """Return how far each is now."""

@@ -12,6 +12,8 @@ _MEBIBYTE = 1 << 20
 ROOM_LEFT_BYTES = 64 * _MEBIBYTE
 """What a checkpoint must leave free on either file system: others need it too."""
 
+_ONLY_ONE = "the source is gone before its successor can be restored: until then the checkpoint lies on the disk"
+
 
 @dataclass(frozen=True)
 class Room:
@@ -20,12 +22,14 @@ class Room:
     memory: int
     disk: int
 
-    def files(self, expected: int, promised: int = 0) -> Files:
+    def files(self, expected: int, promised: int = 0, *, durably: bool = False) -> Files:
         """Return where `expected` bytes go. When they fit nowhere it is memory: what does not fit leaves no traces.
 
-        `promised`: how much of the memory other migrations may take still.
+        `promised`: how much of the memory other migrations may take still. `durably`: they must outlive a reboot.
         """
         wanted, left = expected + ROOM_LEFT_BYTES, max(0, self.memory - promised)
+        if durably:
+            return Files(on_disk=True, why=_ONLY_ONE) if wanted <= self.disk else Files()
         if wanted <= left or wanted > self.disk:
             return Files()
         return Files(

@@ -138,6 +138,8 @@ class SourceSide(Side):
             taking=self.record.request.taking,
             let_go=self.record.let_go,
             lends=self.record.lends,
+            same_name=self.record.request.same_name,
+            releasing=self.record.word,
         )
 
     def wanted(self, it: Seen) -> bool:
@@ -163,6 +165,8 @@ class SourceSide(Side):
             return True
         if record.state not in _PAUSED_AFTER:
             return False
+        if record.request.same_name and (record.word or self.last_verdict is not Verdict.GONE):
+            return False  # a Commit that was read ends it; with the object seen to be gone none will be read any more
         frozen = await asyncio.to_thread(self.tools.freezer.frozen, record.containers)
         fenced = await asyncio.to_thread(self.tools.freezer.fenced)
         return frozen and fenced and self.record.state in _PAUSED_AFTER
@@ -329,18 +333,23 @@ class SourceSide(Side):
         await self._end(SourceState.LOST, failure=failure, owes_abort=owes)
 
     async def _release(self, it: SourceObservation) -> None:
-        """Kill every task while frozen; the fence stays and goes with the pod."""
-        by_word = it.verdict is Verdict.GONE
+        """Kill every task while frozen; the fence stays and goes with the pod, which goes now if it gives its name."""
+        request = self.record.request
+        final = it.verdict is Verdict.GONE or request.same_name
         await self._stop_copy()
-        if by_word and not self.record.word:
+        if final and not self.record.word:
             await self.save(word=True)
         await asyncio.to_thread(self.tools.freezer.release, self.record.containers)
         await reach(Failpoint.SOURCE_RELEASED)
-        await self._end(SourceState.RELEASED, well=True)
+        if request.same_name:
+            await self.tools.registers.delete_pod(self.ref.namespace, request.pod_name, request.pod_uid, at_once=True)
+            await reach(Failpoint.SOURCE_GAVE_ITS_NAME)
+        await self._end(SourceState.RELEASED, well=True, keep=request.same_name)
 
-    async def _end(self, state: SourceState, *, well: bool = False, **changes: Any) -> None:
-        """End; `well`: what is to stay in the store stays there."""
-        await asyncio.to_thread(self.tools.journal.wipe_images, self.ref.uid)
+    async def _end(self, state: SourceState, *, well: bool = False, keep: bool = False, **changes: Any) -> None:
+        """End; `well`: what is to stay in the store stays there; `keep`: the images stay until it is forgotten."""
+        if not keep:
+            await asyncio.to_thread(self.tools.journal.wipe_images, self.ref.uid)
         await asyncio.to_thread(self.tools.vault.wipe, self.ref.uid, well=well)
         await reach(Failpoint.SOURCE_WIPED)
         await self.save(state=state, **changes)

@@ -1,7 +1,8 @@
 """What the source side does next: one pure function from what is known to one step (docs/protocol.md, section 7).
 
 Three rules stand above all: it thaws only on Abort, Returned or the target's promise; it kills only on Resumed, or,
-with the object gone, on the target's word; when unsure it stays as it is.
+with the object gone, on the target's word; when unsure it stays as it is. A source whose name the target pod gets is
+killed on Commit already: by then all of it is on the target's disk.
 
 A source that is apart from its copy, a clone's, has one rule only: nothing of it is ever killed, and it stands still
 for nobody. It goes on as soon as its checkpoint is complete, or will not be; the registers decide about the copy alone.
@@ -83,6 +84,10 @@ class SourceObservation:
     """It does so already: what becomes of its containers is no business of this migration."""
     lends: bool = False
     """The target may still need memory of the frozen processes."""
+    same_name: bool = False
+    """The target pod can come only when this one is gone: Commit ends it."""
+    releasing: bool = False
+    """It is on its way to be killed: nothing else is possible any more."""
 
 
 ENDED = frozenset({SourceState.THAWED, SourceState.RELEASED, SourceState.LOST})
@@ -97,6 +102,8 @@ def next_source_step(it: SourceObservation) -> SourceStep:  # noqa: PLR0911  # a
         return _taking(it)
     if it.apart:
         return _apart(it)
+    if _gives_its_name(it):
+        return SourceStep.RELEASE
     if it.verdict is Verdict.RESUMED or (it.verdict is Verdict.GONE and it.peer is PeerState.RESUMED):
         return _moved_on(it)
     if it.verdict in {Verdict.ABORT, Verdict.RETURNED}:
@@ -108,6 +115,10 @@ def next_source_step(it: SourceObservation) -> SourceStep:  # noqa: PLR0911  # a
     if it.verdict is Verdict.UNDECIDED:
         return _undecided(it)
     return _unsure(it)
+
+
+def _gives_its_name(it: SourceObservation) -> bool:
+    return it.same_name and (it.releasing or it.verdict is Verdict.COMMIT)
 
 
 def abort_reason(it: SourceObservation) -> Reason | None:  # noqa: PLR0911  # a decision table

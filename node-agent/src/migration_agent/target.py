@@ -15,14 +15,16 @@ from migration_agent.gate_messages import GateEvent
 from migration_agent.intake import Intake
 from migration_agent.journal import Journal, TargetRecord
 from migration_agent.peer import Admission, Refused
-from migration_agent.ports import ApiUnreachable, Clock, Peers, PeerState, PodState, Registers
+from migration_agent.ports import ApiUnreachable, Clock, Comer, Peers, PeerState, PodState, Registers
 from migration_agent.processes import Processes, ProcessRef
 from migration_agent.restores import Restores
 from migration_agent.seen import Gone, Seen, Verdict
 from migration_agent.side import Side
+from migration_agent.succession import Succession
 from migration_agent.target_acts import TargetActs
-from migration_agent.target_plan import TargetObservation, TargetStep, next_target_step
+from migration_agent.target_plan import TargetObservation, next_target_step
 from migration_agent.target_report import target_report
+from migration_agent.target_steps import TargetStep
 from migration_agent.ticket import Tickets, TicketState
 from migration_agent.transport.chunks import Seal
 from migration_agent.transport.manifest import ManifestEntry, verify
@@ -39,6 +41,7 @@ _PENDING_SECONDS = 1.0
 _ENDED_SECONDS = 30.0
 _SETTLE_EVERY_SECONDS = 0.2
 _FILLING_SECONDS = 0.1
+_EXPECTING_SECONDS = 0.1
 _MESSAGE = 30_000
 
 
@@ -74,10 +77,10 @@ class TargetSide(Side):
         self.record = record
         self.tools = tools
         self._restarted = restarted
-        self.restores = Restores(tools.gates, tools.journal.layout, record.request)
-        self.pod_uid = record.request.pod_uid
         self.ticket_state = TicketState.NONE
-        self._pod = PodState.UNKNOWN
+        successor = record.request.successor
+        self.succession = Succession(self, successor) if successor is not None else None
+        self.take_pod(record.request.pod_uid or record.pod_uid or "")
         directory = tools.journal.layout.images(self.ref.uid)
         self.intake = Intake(self.ref.uid, directory, record.request.containers)
         self.fetching = Fetching(self, tools.store_of)
@@ -94,9 +97,22 @@ class TargetSide(Side):
         return self.record.settled
 
     @property
+    def promised(self) -> bool:
+        """Whether it stands in the journal that this migration never resumes here."""
+        return self.record.state in {TargetState.DESTROYED, TargetState.RETURNED}
+
+    def take_pod(self, pod_uid: str) -> None:
+        """Make this the pod whose ticket it is about; empty: it has not come yet."""
+        self.pod_uid = pod_uid
+        self.restores = Restores(self.tools.gates, self.tools.journal.layout, self.record.request, pod_uid)
+        self._pod = PodState.UNKNOWN
+
+    @property
     def interval(self) -> float:
         if self.record.settled:
             return _ENDED_SECONDS
+        if self.succession is not None and self.succession.expects:
+            return _EXPECTING_SECONDS
         return _FILLING_SECONDS if self._filling else _PENDING_SECONDS
 
     async def prepare(self) -> None:
@@ -108,12 +124,16 @@ class TargetSide(Side):
             return
         record, journal = self.record, self.tools.journal
         boot = await asyncio.to_thread(self.tools.clock.boot_id)
-        usable = record.entries is not None and record.boot_id == boot
-        usable = usable and await asyncio.to_thread(self._verified, record.entries or ())
-        if record.boot_id != boot or (record.entries is not None and not usable):
+        if self.succession is not None:
+            usable = await self.succession.is_usable()
+        else:
+            usable = record.entries is not None and record.boot_id == boot
+            usable = usable and await asyncio.to_thread(self._verified, record.entries or ())
+        if not usable and (record.boot_id != boot or record.entries is not None):
             await asyncio.to_thread(journal.wipe_images, self.ref.uid)
         if record.boot_id != boot:  # no process of that boot lives; its clock means nothing now
-            await self.save(boot_id=boot, entries=None, processes=(), committed_at_ns=None)
+            entries = record.entries if usable else None
+            await self.save(boot_id=boot, entries=entries, processes=(), committed_at_ns=None)
         elif not usable and record.entries is not None:
             await self.save(entries=None)
 
@@ -131,11 +151,13 @@ class TargetSide(Side):
 
     async def observe(self) -> TargetObservation:
         """Look at register and pod first, at ticket and connections last: those must be the freshest."""
-        request, restores = self.record.request, self.restores
+        request, restores, succession = self.record.request, self.restores, self.succession
         reading = await self._read()
         verdict = self.take(reading)
-        if not self.record.settled and (verdict is Verdict.COMMIT or restores.lineup().held):
+        matters = verdict is Verdict.COMMIT or succession is not None or restores.lineup().held
+        if matters and self.pod_uid and not self.record.settled:
             self._pod = await self._look_at_pod()
+        comer = await succession.look(verdict) if succession else Comer.NOBODY
         if verdict is Verdict.COMMIT and self.record.committed_at_ns is None:
             await self.save(committed_at_ns=self.tools.clock.boottime_ns())
         losing = restores.losing()  # before the ticket: who went on after the rename is not lost
@@ -151,6 +173,7 @@ class TargetSide(Side):
             self.progress_ns = now_ns
         since = max(self.progress_ns or 0, self.record.committed_at_ns or 0)
         connected = self.tools.gates.connected(self.pod_uid)
+        waited = verdict is Verdict.COMMIT and now_ns - since > request.freeze_budget_seconds * 10**9
         return TargetObservation(
             state=self.record.state,
             verdict=verdict,
@@ -173,20 +196,23 @@ class TargetSide(Side):
             dead=not connected and not self.intake.receiving and not self._any_alive(),
             pod=self._pod,
             promise_asked=self._promise_asked,
-            waited=verdict is Verdict.COMMIT and now_ns - since > request.freeze_budget_seconds * 10**9,
+            waited=succession.waited(verdict, now_ns) if succession else waited,
             failed=self.record.failure is not None,
+            successor=succession is not None,
+            proposed=self.record.proposed,
+            bound=self.record.pod_uid is not None,
+            comer=comer,
         )
 
     def word(self) -> PeerState:
         """Say what the source's agent may rely on; the ticket on disk or the journal stands behind it."""
-        promised = self.record.state in {TargetState.DESTROYED, TargetState.RETURNED}
         if self.record.state is TargetState.RESUMED:
             return PeerState.RESUMED
-        if self.ticket_state is TicketState.RESUMING and not promised:
+        if self.ticket_state is TicketState.RESUMING and not self.promised:
             # In an earlier life the node may have been declared out of service: the register is read first.
             known = self.last_verdict not in {Verdict.UNREACHABLE, Verdict.RETURNED}
             return PeerState.RESUMED if known else PeerState.UNDECIDED
-        return PeerState.DESTROYED if promised else PeerState.UNDECIDED
+        return PeerState.DESTROYED if self.promised else PeerState.UNDECIDED
 
     async def settle(self, *, promise: bool, settled: bool, seconds: float) -> PeerState:
         """Answer the source's agent; with `promise` give the ticket up when possible, for at most `seconds`."""
@@ -228,7 +254,7 @@ class TargetSide(Side):
             name = gate.hello.container
             text = f"Node {self.tools.node} could not restore container {name}: {event.message}"[:_MESSAGE]
             log.warning("migration %s: %s", self.ref.uid, text)
-            undecided = self.last_verdict in {Verdict.UNDECIDED, Verdict.UNREACHABLE}
+            undecided = self.last_verdict in {Verdict.UNDECIDED, Verdict.UNREACHABLE} and self.succession is None
             if self.record.failure is not None:
                 pass  # a consequence of the first failure, which is what an admin must read
             elif undecided and self.record.committed_at_ns is None:
@@ -264,7 +290,8 @@ class TargetSide(Side):
                     await asyncio.to_thread(self.tools.journal.wipe_images, self.ref.uid)
             else:
                 await reach(Failpoint.TARGET_RECEIVED)
-                await self.save(entries=entries, received_at=now())
+                secured = await self.succession.secure(entries) if self.succession is not None else None
+                await self.save(entries=entries, received_at=now(), secured=secured)
         finally:  # also when it cannot be journalled: the source sends again, or gives up
             self.intake.receiving = False
             self.poke()
@@ -317,6 +344,9 @@ class TargetSide(Side):
     async def _look_at_ticket(self) -> None:
         """Read the ticket; a hook's rename is brought to the disk before anything is built on it."""
         before = self.ticket_state
+        if self.succession is not None and not self.succession.bound:
+            self.ticket_state = self.succession.ticket()
+            return
         self.ticket_state = await asyncio.to_thread(self.tools.tickets.state, self.pod_uid)
         if self.ticket_state is TicketState.RESUMING and before is not TicketState.RESUMING:
             await asyncio.to_thread(self.tools.tickets.sync, self.pod_uid)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from migration_agent.restores import is_lazy, restore_options
 from migration_agent.seen import Verdict
-from migration_agent.target_plan import TargetStep
+from migration_agent.target_steps import TargetStep
 from migration_agent.ticket import ticket_for
 from migration_api.base import now
 from migration_api.failpoints import Failpoint, reach
@@ -37,6 +37,8 @@ class TargetActs:
         side = self._side
         acts: dict[TargetStep, Callable[[], Awaitable[None]]] = {
             TargetStep.MAKE_TICKET: self._make_ticket,
+            TargetStep.BIND: self._bind,
+            TargetStep.UNBIND: self._unbind,
             TargetStep.FETCH: side.fetching.begin,
             TargetStep.OPEN: self._open_late_gate,
             TargetStep.RESTORE: self._restore,
@@ -66,6 +68,15 @@ class TargetActs:
         side = self._side
         await asyncio.to_thread(side.tools.tickets.create, side.pod_uid, ticket_for(side.record.request))
         side.poke()
+
+    async def _bind(self) -> None:
+        if self._side.succession is not None:
+            await self._side.succession.bind()
+
+    async def _unbind(self) -> None:
+        if self._side.succession is not None:
+            await self._side.succession.unbind()
+            self._clearing_since = None
 
     async def _open_late_gate(self) -> None:
         side = self._side
@@ -97,6 +108,8 @@ class TargetActs:
     async def _commit(self) -> None:
         """Propose Commit over the open connection and, when it stands, let the hook go on at once."""
         side = self._side
+        if side.succession is not None and not side.record.proposed:
+            await side.save(proposed=True)
         side.take(await side.tools.registers.propose(side.ref, Decision.COMMIT))
         if side.last_verdict is Verdict.COMMIT:
             await reach(Failpoint.TARGET_COMMITTED)
@@ -111,11 +124,14 @@ class TargetActs:
     async def _destroy(self) -> None:
         side = self._side
         ticket = ticket_for(side.record.request)
-        side.ticket_state = await asyncio.to_thread(side.tools.tickets.destroy, side.pod_uid, ticket)
+        if side.succession is not None and not side.succession.bound:
+            side.ticket_state = side.succession.destroy()
+        else:
+            side.ticket_state = await asyncio.to_thread(side.tools.tickets.destroy, side.pod_uid, ticket)
         log.info(
             "migration %s: the ticket of pod %s is %s now",
             side.ref.uid,
-            side.pod_uid,
+            side.pod_uid or side.record.request.pod_name,
             side.ticket_state,
         )
         side.poke()
@@ -207,8 +223,7 @@ class TargetActs:
     async def _give_up(self) -> None:
         """End what went on here: the source goes on, because an admin declared this node out of service."""
         side = self._side
-        request = side.record.request
-        await side.tools.registers.delete_pod(side.ref.namespace, request.pod_name, request.pod_uid)
+        await self._delete_pod()
         for process in reversed(side.record.processes):
             side.tools.processes.kill(process)
 
@@ -226,9 +241,13 @@ class TargetActs:
         """Forget; a pod that never starts goes first, for with the object gone nobody else knows of it."""
         side = self._side
         if side.record.state is not TargetState.RESUMED:
-            request = side.record.request
-            await side.tools.registers.delete_pod(side.ref.namespace, request.pod_name, request.pod_uid)
+            await self._delete_pod()
         side.forgotten = True
+
+    async def _delete_pod(self) -> None:
+        side = self._side
+        if side.pod_uid:
+            await side.tools.registers.delete_pod(side.ref.namespace, side.record.request.pod_name, side.pod_uid)
 
     @property
     def _lazily(self) -> bool:

@@ -7,53 +7,13 @@ everything is held, and nothing is resumed without Commit.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 
-from migration_agent.ports import PodState
+from migration_agent.ports import Comer, PodState
 from migration_agent.seen import Verdict
+from migration_agent.succession_plan import next_successor_step
+from migration_agent.target_steps import TargetStep
 from migration_agent.ticket import TicketState
 from migration_api.wire import TargetState
-
-
-class TargetStep(StrEnum):
-    """One idempotent act, or none."""
-
-    MAKE_TICKET = "make-ticket"
-    FETCH = "fetch"
-    """Nobody sends the checkpoint: fetch it from its store; goes on in the background."""
-    OPEN = "open"
-    """The copy is complete: let the late gate end, so that the kubelet goes on to the containers."""
-    RESTORE = "restore"
-    """Answer `restore` to the gate."""
-    REFUSE = "refuse"
-    """Refuse the gate: this migration has failed here."""
-    LOSE = "lose"
-    """A tree is lost that others count on: kill those that are held, send those away who came to join them."""
-    COMMIT = "commit"
-    """Propose Commit and look who won; when it is ours, resume."""
-    RESUME = "resume"
-    """Committed and held: let the hook go on."""
-    WRITE_RESUMED = "write-resumed"
-    MEMORY_MOVED = "memory-moved"
-    """All memory has come, or nobody needs it: tell the source's agent that its processes may end."""
-    END_RESUMED = "end-resumed"
-    """The outcome stands, or nobody is left to read it: the word is kept in the journal."""
-    DESTROY = "destroy"
-    """Destroy the ticket."""
-    RETURN_IF_INTACT = "return-if-intact"
-    """Committed but cannot go on: destroy the ticket when the source says that it could, or when there is none."""
-    RETURN_ANYWAY = "return-anyway"
-    """Committed and can never go on: destroy the ticket when the source answers at all."""
-    CLEAR = "clear"
-    """The ticket is destroyed: kill what is held, refuse who waits, until all of it is dead."""
-    PROMISE = "promise"
-    """All of it is dead: journal the promise."""
-    WRITE_RETURNED = "write-returned"
-    END_RETURNED = "end-returned"
-    GIVE_UP = "give-up"
-    END_DESTROYED = "end-destroyed"
-    FORGET = "forget"
-    WAIT = "wait"
 
 
 @dataclass(frozen=True)
@@ -98,9 +58,17 @@ class TargetObservation:
     promise_asked: bool = False
     """The source asked for the promise: it cannot reach the registers, or they are gone."""
     waited: bool = False
-    """Committed, and nothing was held for the length of the freeze budget."""
+    """Committed, and nothing was held for the length of the freeze budget; for a successor: it is gone for so long."""
     failed: bool = False
     """Cannot go on; the reason is in the journal."""
+    successor: bool = False
+    """The pod comes only when the source has given it its name; the rest is about such a one alone."""
+    proposed: bool = False
+    """Commit was proposed: it may stand in the register, or still arrive there."""
+    bound: bool = False
+    """A pod has the ticket."""
+    comer: Comer = Comer.NOBODY
+    """Who has the name, while no pod has the ticket."""
 
 
 def next_target_step(it: TargetObservation) -> TargetStep:  # noqa: PLR0911  # a decision table
@@ -109,6 +77,8 @@ def next_target_step(it: TargetObservation) -> TargetStep:  # noqa: PLR0911  # a
         return _after_the_end(it)
     if it.ticket is TicketState.RESUMING:
         return _resuming(it)
+    if it.successor and (step := next_successor_step(it)) is not None:
+        return step
     if it.ticket is TicketState.DESTROYED:
         return _destroyed(it)
     if it.verdict in {Verdict.ABORT, Verdict.RETURNED, Verdict.GONE}:

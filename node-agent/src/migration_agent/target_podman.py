@@ -20,7 +20,8 @@ from migration_agent.runtime.podman import Podman, PodmanContainer
 from migration_agent.seen import Verdict
 from migration_agent.target import TargetSide, TargetTools
 from migration_agent.target_acts import TargetActs
-from migration_agent.target_plan import TargetObservation, TargetStep, next_target_step
+from migration_agent.target_plan import TargetObservation, next_target_step
+from migration_agent.target_steps import TargetStep
 from migration_agent.ticket import TicketState
 from migration_agent.transport.manifest import PODMANS_ARCHIVE
 from migration_api.conditions import Reason

@@ -36,6 +36,7 @@ def target_report(
         bytes_received=intake.bytes_received or sum(entry.size for entry in record.entries or ()),
         bytes_total=record.expected_bytes if record.request.stored else None,
         began_at=intake.began_at,
+        pod_uid=restores.pod_uid or None,
         files=record.files,
         received_at=record.received_at,
         held_at=record.held_at,
@@ -44,4 +45,5 @@ def target_report(
         filled_at=record.filled_at,
         memory_lost=record.memory_lost,
         failure=record.failure,
+        trouble=record.last_error or "",
     )

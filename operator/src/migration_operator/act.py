@@ -154,11 +154,17 @@ async def _begin(turn: Turn) -> None:
     if facts is None or facts.pod is None:
         raise Incomplete("there is no pod to begin with")
     source = {"nodeName": facts.pod.node_name, "podUID": facts.pod.uid}
+    target = {"podName": facts.target_name}
+    if facts.revision is not None:  # with it the target pod is pinned: see `templates/policy-same-name.yaml`
+        if facts.target is None:
+            raise Incomplete("no node was found for the target pod")
+        source["revision"] = facts.revision
+        target["nodeName"] = facts.target.name
     transport = turn.rules.transport(turn.o.migration)
     if facts.checkpoint is not None:
         source = {"checkpointUID": facts.checkpoint.metadata.uid}
         transport = facts.checkpoint.spec.transport
-    await _write(turn, {"source": source, "target": {"podName": facts.target_name}, "transport": transport.dump()})
+    await _write(turn, {"source": source, "target": target, "transport": transport.dump()})
 
 
 async def _begin_podman(turn: Turn, container_id: str) -> None:
@@ -246,7 +252,10 @@ async def _unmount(turn: Turn) -> None:
 
 
 async def _record_target(turn: Turn) -> None:
-    pod = turn.o.target_pod
+    pod, target = turn.o.target_pod, turn.o.target
+    if turn.o.same_name and target is not None:  # the one that has resumed, whoever has the name by now
+        await _write(turn, {"target": {"podUID": target.pod_uid}})
+        return
     if pod is None:
         raise Incomplete("there is no target pod to record")
     node = {"nodeName": pod.node_name} if pod.node_name else {}

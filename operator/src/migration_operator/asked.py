@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from migration_api.wire import StoredRef
+from migration_api.wire import StoredRef, Successor
 from migration_operator.freeze_budget import effective_freeze_budget
 from migration_operator.observation import Observation
 from migration_operator.pods import Pod
@@ -24,6 +24,20 @@ def stored_of(o: Observation) -> StoredRef | None:
     if checkpoint.status.digest is None:
         raise Incomplete("nobody has looked at the checkpoint in its store")
     return StoredRef(uid=checkpoint.uid, digest=checkpoint.status.digest)
+
+
+def successor_of(o: Observation) -> Successor | None:
+    """Return what is known of a target pod that comes only when the source is gone; None when it is there before.
+
+    Raises:
+        Incomplete: the source pod was never written down.
+    """
+    if not o.same_name:
+        return None
+    source = o.migration.status.source
+    if source.pod_uid is None or source.revision is None:
+        raise Incomplete("the source pod and its revision were not written down")
+    return Successor(source_pod_uid=source.pod_uid, revision=source.revision)
 
 
 def order_of(o: Observation) -> tuple[str, ...]:

@@ -59,6 +59,8 @@ def _gave_up(o: Observation) -> Step:
     if why is Reason.PREFLIGHT_FAILED:
         return Step(Action.FINISH, why, message)
     message += left_in_the_claim(o)
+    if o.same_name and o.outcome is Outcome.RETURNED and (o.source_pod is None or o.source_pod.deleting):
+        return Step(Action.FINISH, Reason.TARGET_LOST, f"pod {o.migration.spec.pod_name} starts afresh; {message}")
     if o.begun and not o.let_go and not o.migration.restores and _source_is_lost(o):
         lost = f"the source died during the migration, not by it; {message}"
         return Step(Action.FINISH, Reason.SOURCE_LOST, message if why is Reason.SOURCE_LOST else lost)
@@ -100,7 +102,9 @@ def go_through(o: Observation) -> Step | None:
         return None
     if o.outcome is not Outcome.RESUMED:
         return _await_the_outcome(o)
-    steps = (_leave_the_source, _keep) if o.clone else (_settle_the_source, _keep, _hand_over, _delete_the_source)
+    steps = (_settle_the_source, _record_the_successor, _keep, _hand_over, _delete_the_source, _delete_another)
+    if o.clone:
+        steps = (_leave_the_source, _keep)
     step = next((step for rule in steps if (step := rule(o)) is not None), None)
     step = step or _forget(o, Reason.RELEASING_SOURCE)
     return step or clear_and_unmount(o, Reason.RELEASING_SOURCE) or _succeeded(o)
@@ -110,7 +114,7 @@ def _await_the_outcome(o: Observation) -> Step:
     agent = o.target_agent
     if agent is None or agent.reached:
         message = f"committed; the container goes on on {agent.node.name if agent else 'the target node'}"
-        return Step(Action.WAIT, Reason.COMMITTED, message)
+        return Step(Action.WAIT, Reason.COMMITTED, _succession(o) if o.same_name else message)
     if not agent.node.silent(o.now):
         return unreachable(agent, f"{_meanwhile(o)}; the agent has to say whether the container runs there")
     if agent.node.out_of_service:
@@ -128,7 +132,41 @@ def _await_the_outcome(o: Observation) -> Step:
 def _meanwhile(o: Observation) -> str:
     if o.migration.restores:
         return "nothing else is done"
+    if o.same_name and o.source_pod is None:
+        return "the source is gone, and its checkpoint is on that node's disk"
     return "the source goes on" if o.clone else "the source stays frozen"
+
+
+def _succession(o: Observation) -> str:
+    """Say how far the name has come."""
+    name, node = o.migration.spec.pod_name, o.migration.status.target.node_name
+    if o.source_pod is not None:
+        agent = o.source_agent
+        away = f", which does not answer ({agent.problem})" if agent is not None and not agent.reached else ""
+        return f"committed; the agent on {o.source_pod.node_name}{away} ends the source pod, so that its name is free"
+    if o.target_pod is None:
+        return f"committed; the checkpoint is on the disk of {node}; the StatefulSet has to create pod {name} again"
+    trouble = o.target_pod.trouble() or (o.target.trouble if o.target else "")
+    return f"committed; the new pod {name} is restored on {node}" + (f"; tried again: {trouble}" if trouble else "")
+
+
+def _record_the_successor(o: Observation) -> Step | None:
+    """Its UID is known for good only now."""
+    recorded, target = o.migration.status.target, o.target
+    if not o.same_name or recorded.pod_uid is not None or target is None or target.pod_uid is None:
+        return None
+    message = f"writing down which pod {recorded.pod_name} has resumed"
+    return Step(Action.RECORD_TARGET, Reason.RELEASING_SOURCE, message)
+
+
+def _delete_another(o: Observation) -> Step | None:
+    """One that was created, still pinned, after the one that resumed had been deleted: it would never start."""
+    pod, uid = o.target_pod, o.migration.status.target.pod_uid
+    if not o.same_name or pod is None or uid is None or pod.uid == uid:
+        return None
+    message = f"pod {pod.name} was created again after it had resumed; it is created once more, to start afresh"
+    action = Action.WAIT if pod.deleting else Action.DELETE_TARGET
+    return Step(action, Reason.RELEASING_SOURCE, message)
 
 
 def _give_the_target_node_up(o: Observation, agent: AgentView) -> Step:
@@ -137,6 +175,8 @@ def _give_the_target_node_up(o: Observation, agent: AgentView) -> Step:
         message = f"deleting the target pod {o.target_pod.name} on node {agent.node.name}, which is out of service"
         return Step(Action.DELETE_TARGET, Reason.TARGET_LOST_AFTER_COMMIT, message)
     whole = "the checkpoint is" if o.migration.restores else "the source goes on"
+    if o.same_name:
+        whole += ", unless it had given its name away,"
     return Step(
         Action.RETURN,
         Reason.TARGET_RETURNED,

@@ -184,6 +184,11 @@ class Kube:
         """
         await self._request("POST", _pod_path(manifest["metadata"]["namespace"]), body=manifest)
 
+    async def as_admitted(self, manifest: Json) -> Pod:
+        """Return what would be created of a pod, without creating it; raises as `create_pod`."""
+        path = f"{_pod_path(manifest['metadata']['namespace'])}?dryRun=All"
+        return Pod(await self._request("POST", path, body=manifest))
+
     async def delete_pod(self, pod: Pod) -> None:
         """Delete this very pod, never another one of the same name; nothing when it is gone."""
         await self._delete(_pod_path(pod.namespace, pod.name), pod.uid)
@@ -218,6 +223,10 @@ class Kube:
     async def claim(self, namespace: str, name: str) -> Json | None:
         """Return a PersistentVolumeClaim."""
         return await self._get(f"/api/v1/namespaces/{namespace}/persistentvolumeclaims/{name}")
+
+    async def volume(self, name: str) -> Json | None:
+        """Return a PersistentVolume."""
+        return await self._get(f"/api/v1/persistentvolumes/{name}")
 
     # --- Secrets
 

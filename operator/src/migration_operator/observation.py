@@ -15,7 +15,8 @@ from migration_api.node import MigrationNode, MigrationNodeStatus, NodeFacts
 from migration_api.podman import PodmanContainerFacts, PodmanFacts
 from migration_api.transport import Transport
 from migration_api.wire import Failure, MigrationReport, PodFacts, SourceReport, TargetReport
-from migration_operator.pods import Pod, mapping
+from migration_operator.owners import revision_of
+from migration_operator.pods import Json, Pod, mapping
 from migration_operator.transport_facts import MountPoint, TransportFacts
 
 HEARTBEAT_MAX_AGE = timedelta(seconds=90)
@@ -59,6 +60,8 @@ class NodeView:
     schedulable: bool = False
     out_of_service: bool = False
     agent: MigrationNode | None = None
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
+    taints: tuple[Json, ...] = ()
 
     @property
     def facts(self) -> NodeFacts | None:
@@ -149,6 +152,7 @@ class PreflightFacts:
         agent_problem: why the source's agent was not reached.
         transport: how the checkpoint is to travel, and what the nodes found when they tried it.
         claims: the access modes of the claims that the pod uses; a claim that is not there has none.
+        volumes: the volumes that those are bound to, by the claims' names.
         checkpoint: what is to be restored from; `pod` is its pod then, and `source` its node, both as they were.
         key_trouble: why the checkpoint's key cannot be had.
         podman: what the nodes' Podmans say, when a container of theirs is to move.
@@ -165,6 +169,7 @@ class PreflightFacts:
     agent_problem: str = ""
     transport: TransportFacts | None = None
     claims: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
+    volumes: Mapping[str, Json] = field(default_factory=dict[str, Json])
     checkpoint: ContainerCheckpoint | None = None
     key_trouble: str = ""
     podman: PodmanPair | None = None
@@ -173,6 +178,12 @@ class PreflightFacts:
     def way(self) -> Transport | None:
         """How the checkpoint is to travel."""
         return self.transport.transport if self.transport else None
+
+    @property
+    def revision(self) -> str | None:
+        """Of a pod that is to be created again under its own name; None: the target gets a name of its own."""
+        same = self.pod is not None and self.checkpoint is None and self.target_name == self.pod.name
+        return revision_of(self.pod) if self.pod is not None and same else None
 
 
 @dataclass(frozen=True)
@@ -201,7 +212,8 @@ class Observation:
         migration: the live object; its registers are read by a GET without resourceVersion.
         preflight: only until the migration has begun, that is until `status.source.podUID` is written.
         source_pod: the pod with the UID that the migration began with; None when there is none under that name.
-        target_pod: the pod created for this migration; with `status.target.podUID` written only that very pod.
+        target_pod: the pod created for this migration; with `status.target.podUID` written only that very pod, unless
+            it has its source's name: then any pod of that name that is marked for this migration.
         target_name_taken: another pod has the target pod's name.
         source_agent: absent until the migration has begun.
         target_agent: absent until `status.target.nodeName` is written.
@@ -211,6 +223,8 @@ class Observation:
         place: whether it is its turn; None when it has not asked yet.
         checkpoint: what is restored from; None when it is gone, or when a running pod is moved.
         mounts: where pods mount a claim for this migration; not looked at before it has begun or been given up.
+        unpinned: why the API server would not pin the pod that gets the source's name; empty when it would, and when
+            that does not matter now.
         cleared: whether what lay in the claim was removed: None when nobody has tried in this life of the operator,
             else why it was given up, empty when it was done.
     """
@@ -229,6 +243,12 @@ class Observation:
     checkpoint: ContainerCheckpoint | None = None
     mounts: tuple[MountPoint, ...] = ()
     cleared: str | None = None
+    unpinned: str = ""
+
+    @property
+    def same_name(self) -> bool:
+        """The target pod is created by its controller when the source is gone."""
+        return self.migration.same_name
 
     @property
     def claim(self) -> str | None:

@@ -24,10 +24,12 @@ from migration_operator.observation import (
     agent_trouble,
     is_finished,
 )
+from migration_operator.owners import revision_of
 from migration_operator.podman_facts import podman_preflight_facts
 from migration_operator.pods import Json, Pod, mapping, mappings
 from migration_operator.restore_facts import checkpoint_of, restore_facts
 from migration_operator.rules import Rules
+from migration_operator.successors import volumes_of, with_a_node, with_its_pin
 from migration_operator.target_pod import name_for
 from migration_operator.transport_facts import MountPoint, TransportFacts
 from migration_operator.transport_observe import transport_facts
@@ -65,7 +67,8 @@ async def observe(
     if migration.begun:
         begun = await _begun(kube, agents, migration, refusal)
         mounts = await _mounts(kube, migration, begun.claim)
-        return replace(begun, late=await _late(agents, begun, rules), mounts=mounts, cleared=cleared)
+        begun = replace(begun, late=await _late(agents, begun, rules), mounts=mounts, cleared=cleared)
+        return await with_its_pin(kube, begun)
     if migration.status.decision is Decision.ABORT:
         claim = rules.transport.transport(migration).claim or ("of a checkpoint" if migration.restores else None)
         return Observation(now(), migration, mounts=await _mounts(kube, migration, claim))
@@ -91,7 +94,7 @@ async def _begun(kube: Kube, agents: Agents, migration: ContainerMigration, refu
     ours = (
         target_pod is not None
         and target_pod.migration == migration.metadata.uid
-        and status.target.pod_uid in (None, target_pod.uid)
+        and (migration.same_name or status.target.pod_uid in (None, target_pod.uid))
     )
     return Observation(
         now(),
@@ -117,6 +120,8 @@ async def _late(agents: Agents, o: Observation, rules: Rules) -> bool | None:
     status = o.migration.status
     if status.target.pod_uid or status.decision or o.target_pod or o.source_pod is None or o.source_agent is None:
         return False
+    if o.same_name:
+        return False  # its containers begin to start when all of it is there
     facts, _ = await pod_facts_of(agents, o.source_agent.node, o.source_pod)
     if facts is None:
         return None
@@ -154,6 +159,8 @@ def node_view(name: str, raw: Json | None, agent: MigrationNode | None) -> NodeV
         schedulable=raw is not None and not spec.get("unschedulable"),
         out_of_service=any(taint.get("key") == OUT_OF_SERVICE for taint in mappings(spec.get("taints"))),
         agent=agent,
+        labels=mapping(mapping((raw or {}).get("metadata")).get("labels")),
+        taints=tuple(mappings(spec.get("taints"))),
     )
 
 
@@ -174,20 +181,21 @@ async def _preflight(kube: Kube, agents: Agents, migration: ContainerMigration, 
     pod = await _pod(kube, namespace, spec.pod_name)
     if pod is None:
         return PreflightFacts(pod=None)
-    name = name_for(migration, pod.name, pod.migration)
+    stays = revision_of(pod) is not None and not spec.leave_source_running and spec.target.pod_name in (None, pod.name)
+    name = pod.name if stays else name_for(migration, pod.name, pod.migration)
     holder, all_migrations = await asyncio.gather(kube.pod(namespace, name), kube.migrations(namespace))
     source = await node_of(kube, pod.node_name) if pod.node_name else None
     pod_facts, agent_problem = await pod_facts_of(agents, source, pod)
     target = await node_of(kube, asked) if asked else None
     candidates = () if asked else await _candidates(kube)
     transport = TransportFacts(rules.transport(migration), rules)
-    return PreflightFacts(
+    facts = PreflightFacts(
         pod=pod,
         source=source,
         target=target,
         candidates=candidates,
         target_name=name,
-        name_holder=holder if holder and holder.migration != migration.metadata.uid else None,
+        name_holder=holder if holder and not stays and holder.migration != migration.metadata.uid else None,
         rivals=tuple(
             m
             for m in all_migrations
@@ -196,15 +204,12 @@ async def _preflight(kube: Kube, agents: Agents, migration: ContainerMigration, 
         pod_facts=pod_facts,
         agent_problem=agent_problem,
         claims=await claims_of(kube, pod),
-        transport=await transport_facts(
-            kube,
-            agents,
-            Owner.of(migration),
-            transport,
-            source=source,
-            targets=(target,) if target else candidates,
-        ),
+        volumes=await volumes_of(kube, pod) if stays else {},
     )
+    facts = with_a_node(migration, facts, now())
+    targets = (facts.target,) if facts.target else candidates
+    found = await transport_facts(kube, agents, Owner.of(migration), transport, source=source, targets=targets)
+    return replace(facts, transport=found)
 
 
 async def claims_of(kube: Kube, pod: Pod) -> dict[str, frozenset[str]]:

@@ -22,6 +22,9 @@ from migration_operator.transport_facts import TransportFacts
 GATE_MAX_AGE_SECONDS = 30.0
 """The kubelet allows a start 2 minutes: what is frozen at a younger gate has 90 s to be restored."""
 
+PIN_LIMIT = timedelta(seconds=30)
+"""A policy is in force a second after its objects were written; what lasts longer does not pass."""
+
 _RESTORING = {TargetState.RECEIVED, TargetState.RESTORING, TargetState.HELD, TargetState.RESUMING}
 
 Rule = Callable[[Observation], Step | None]
@@ -193,7 +196,14 @@ def begin_when_its_turn_has_come(o: Observation) -> Step | None:
 
 
 def prepare_the_target_first(o: Observation) -> Step | None:
-    """A target that cannot start costs the source nothing. Podman makes its container when there is what to restore."""
+    """A target that cannot start costs the source nothing.
+
+    One of the source's name is created by their controller, a container by Podman, when there is what to restore.
+    """
+    return None if o.same_name else _prepare_the_target(o)
+
+
+def _prepare_the_target(o: Observation) -> Step | None:
     recorded, pod = o.migration.status.target, o.target_pod
     if pod is None:
         return None if o.migration.of_podman else _create_the_target(o)
@@ -241,9 +251,24 @@ def restore_without_a_source(o: Observation) -> Step | None:
     return _preparing(f"the target pod {pod} is starting: {trouble or 'image, volumes and network are prepared'}")
 
 
+def be_sure_of_the_pin(o: Observation) -> Step | None:
+    """Whoever gets the source's name must come to the target node, and to the gate, or its memory is lost."""
+    if not o.unpinned:
+        return None
+    timings = o.migration.status.timings
+    message = (
+        f"the pod that the StatefulSet creates under the name {o.migration.spec.pod_name} would not be pinned to node "
+        f"{o.migration.status.target.node_name} by the API server: {o.unpinned}"
+    )
+    started = timings.admitted_at or timings.started_at
+    if started is not None and o.now - started > PIN_LIMIT:
+        return _abort(Reason.TARGET_FAILED, message)
+    return _preparing(message)
+
+
 def reach_the_gate(o: Observation) -> Step | None:
     """The freeze starts only at a gate that leaves time enough to restore, or at the late gate, which has no limit."""
-    if o.source is not None or o.let_go or o.target is None or o.target.at_late_gate:
+    if o.source is not None or o.let_go or o.target is None or o.target.at_late_gate or o.same_name:
         return None
     pod, age = o.migration.status.target.pod_name, o.target.gate_age_seconds
     if o.migration.of_podman:
@@ -272,7 +297,7 @@ def move(o: Observation) -> Step | None:
 
 
 def wait_for_the_decision(o: Observation) -> Step:
-    if o.target is not None and o.target.state in _RESTORING:
+    if o.target is not None and o.target.state in _RESTORING and not o.same_name:
         return Step(Action.WAIT, Reason.RESTORING, "the target node restores the container and holds it before it runs")
     if o.source is not None and o.source.state in {SourceState.DUMPED, SourceState.SENT}:
         return Step(Action.WAIT, Reason.TRANSFERRING, "the checkpoint is on its way to the target node")
@@ -297,6 +322,7 @@ RULES: tuple[Rule, ...] = (
     prepare_the_target_first,
     tell_the_target,
     restore_without_a_source,
+    be_sure_of_the_pin,
     reach_the_gate,
     move,
     wait_for_the_decision,

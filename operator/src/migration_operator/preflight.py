@@ -25,6 +25,7 @@ from migration_operator.owners import objection
 from migration_operator.podman_preflight import podman_problems
 from migration_operator.pods import Pod, mapping, mappings
 from migration_operator.restore_preflight import restore_problems
+from migration_operator.successor_checks import successor_problems
 from migration_operator.transport_checks import transport_problems
 
 _MOVABLE_VOLUMES = {"configMap", "secret", "projected", "downwardAPI", "emptyDir"}
@@ -98,7 +99,8 @@ def _running(case: _Case) -> Iterator[Problem]:
 
 
 def _owner(case: _Case) -> Iterator[Problem]:
-    if what := objection(case.pod, clone=case.migration.spec.leave_source_running):
+    asked = case.migration.spec.target.pod_name
+    if what := objection(case.pod, clone=case.migration.spec.leave_source_running, name=asked):
         yield Problem(Why.POD_OWNED, what)
 
 
@@ -166,7 +168,9 @@ def _volumes(case: _Case) -> Iterator[Problem]:
 def _claim(case: _Case, volume: str, claim: str) -> Iterator[Problem]:
     """What both nodes can mount at once stays where it is; the target pod mounts it as the source does."""
     modes = case.facts.claims.get(claim, frozenset())
-    if not modes & _SHARED_CLAIMS:
+    if case.facts.revision is not None and modes and not modes & _SHARED_CLAIMS:
+        yield from _claim_that_follows(case, volume, claim)
+    elif not modes & _SHARED_CLAIMS:
         yield Problem(
             Why.VOLUME_CANNOT_MOVE,
             f"the volume {volume} is the claim {claim} ({', '.join(sorted(modes)) or 'not bound'}), which the target's "
@@ -176,6 +180,18 @@ def _claim(case: _Case, volume: str, claim: str) -> Iterator[Problem]:
         yield Problem(
             Why.SHARED_WRITERS, f"the volume {volume} is the claim {claim}, which pod {case.pod.name} may write"
         )
+
+
+def _claim_that_follows(case: _Case, volume: str, claim: str) -> Iterator[Problem]:
+    """The source is gone before the target pod mounts it; where it can be mounted, `successor_checks` looks."""
+    spec = mapping(mapping(case.facts.volumes.get(claim)).get("spec"))
+    if not spec or "hostPath" in spec:
+        what = "a directory of each node (hostPath)" if spec else "not bound to a volume that can be looked at"
+        yield Problem(Why.VOLUME_CANNOT_MOVE, f"the volume {volume} is the claim {claim}, which is {what}")
+
+
+def _successor(case: _Case) -> Iterator[Problem]:
+    yield from successor_problems(case.migration, case.facts)
 
 
 def _runtime_class(case: _Case) -> Iterator[Problem]:
@@ -289,6 +305,9 @@ def _post_copy(case: _Case) -> Iterator[Problem]:
     """The source stands still after the commit, too, for as long as its memory is needed: nothing may kill it."""
     if case.migration.spec.strategy is not Strategy.POST_COPY:
         return
+    if case.facts.revision is not None:
+        what = f"the StatefulSet creates pod {case.pod.name} again only when the source, and its memory, are gone"
+        yield Problem(Why.POST_COPY_NOT_POSSIBLE, what)
     for node in filter(None, (case.facts.source, case.facts.target)):
         if node.facts and not node.facts.post_copy:
             yield Problem(
@@ -327,6 +346,7 @@ _CHECKS: tuple[Callable[[_Case], Iterator[Problem]], ...] = (
     _volumes,
     _runtime_class,
     _nodes,
+    _successor,
     _target_name,
     _rivals,
     _freeze,

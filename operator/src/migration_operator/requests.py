@@ -7,7 +7,7 @@ from migration_api.podman import ENTRY, PodmanContainerFacts
 from migration_api.shipping import Shipping
 from migration_api.wire import MigrationRef, RunBy, SourceRequest, TargetRequest, Thaw
 from migration_operator.agents import Agents
-from migration_operator.asked import Incomplete, budget_of, containers_of, order_of, stored_of
+from migration_operator.asked import Incomplete, budget_of, containers_of, order_of, stored_of, successor_of
 from migration_operator.estimates import room_needed
 from migration_operator.generated import late_gate_name, names_of
 from migration_operator.observation import Observation
@@ -26,13 +26,15 @@ async def target_request(agents: Agents, o: Observation, ref: MigrationRef, ship
     if o.migration.of_podman:
         return await _podmans_target(agents, o, ref, shipping)
     origin = o.origin_pod
-    if o.target_pod is None or origin is None:
+    pod = origin if o.same_name else o.target_pod
+    if pod is None or origin is None:
         raise Incomplete("there is no target pod or no source")
-    generated, late = names_of(ref.uid, o.target_pod), late_gate_name(ref.uid)
+    generated, late = names_of(ref.uid, pod), late_gate_name(ref.uid)
     return TargetRequest(
         migration=ref,
-        pod_name=o.target_pod.name,
-        pod_uid=o.target_pod.uid,
+        pod_name=pod.name,
+        pod_uid=None if o.same_name else pod.uid,
+        successor=successor_of(o),
         containers=containers_of(o),
         order=order_of(o),
         post_copy=o.post_copy,
@@ -41,7 +43,7 @@ async def target_request(agents: Agents, o: Observation, ref: MigrationRef, ship
         freeze_budget_seconds=budget_of(o, origin),
         shipping=shipping,
         expected_bytes=await _expected_bytes(agents, o, origin),
-        init=tuple(name for name in o.target_pod.init_names if name in {*generated, *origin.init_names}),
+        init=tuple(name for name in pod.init_names if name in {*generated, *origin.init_names}),
         generated=generated,
         late_gate=late if late in generated else None,
     )
@@ -62,6 +64,7 @@ async def source_request(agents: Agents, o: Observation, ref: MigrationRef, ship
         post_copy=o.post_copy,
         target_node=o.target_agent.node.name,
         thaw=Thaw.DUMPED if o.clone else Thaw.DECIDED,
+        same_name=o.same_name,
         refuse_connections=o.migration.spec.tcp_connections is TcpConnections.REFUSE,
         freeze_budget_seconds=budget_of(o, o.source_pod),
         shipping=shipping,

@@ -59,7 +59,7 @@ def _replacing(old: object, new: object) -> object:
 def _phase(step: Step) -> str:
     if step.stalled:
         return "Stalled"
-    failed = {Reason.PREFLIGHT_FAILED, Reason.SOURCE_LOST, Reason.NOT_RESTORED, Reason.MEMORY_LOST}
+    failed = {Reason.PREFLIGHT_FAILED, Reason.SOURCE_LOST, Reason.NOT_RESTORED, Reason.MEMORY_LOST, Reason.TARGET_LOST}
     if step.action is Action.FINISH and step.reason in failed:
         return "Failed"
     if step.action is Action.PROPOSE_ABORT:
@@ -121,6 +121,8 @@ def _at_the_gate(o: Observation) -> datetime | None:
     if o.target and o.target.at_late_gate:
         return o.now
     age = o.target.gate_age_seconds if o.target else None
+    if o.same_name:
+        return o.now if o.source is not None else None  # its pin is in force
     return None if age is None else o.now - timedelta(seconds=age)
 
 
@@ -262,7 +264,9 @@ def _passed(o: Observation, step: Step) -> set[ConditionType]:
     known = {c.type for c in o.migration.status.conditions if c.status == "True"}
     last = max((i for i, type_ in enumerate(STEPS) if type_ in known), default=-1)
     last = max(last, _reached_index(o, step))
-    return set(STEPS[: last + 1])
+    passed: set[ConditionType] = set(STEPS[: last + 1])
+    restored = o.outcome is Outcome.RESUMED or ConditionType.RESTORED in known or (o.target and o.target.held_at)
+    return passed if restored or not o.same_name else passed - {ConditionType.RESTORED}
 
 
 def _reached_index(o: Observation, step: Step) -> int:
@@ -276,7 +280,8 @@ def _reached_index(o: Observation, step: Step) -> int:
     reached = -1
     if o.begun:
         reached = STEPS.index(ConditionType.PREFLIGHT_PASSED)
-    if target and (_at_the_gate(o) or target.received_at is not None):
+    pinned = o.same_name and source is not None
+    if target and (_at_the_gate(o) or target.received_at is not None or pinned):
         reached = STEPS.index(ConditionType.TARGET_PREPARED)
     if source and source.dumped_at is not None:
         reached = STEPS.index(ConditionType.CHECKPOINTED)

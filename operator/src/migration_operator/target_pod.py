@@ -17,7 +17,8 @@ from migration_api.names import (
     RUNTIME_HANDLER,
 )
 from migration_operator.generated import add_generated, suffix, without_generated
-from migration_operator.owners import HASH_LABEL, set_aside
+from migration_operator.owners import HASH_LABEL, SET_BY_OTHERS, set_aside
+from migration_operator.placement import without_the_pin
 from migration_operator.pods import Json, Pod, mapping, mappings
 
 _NAME_LENGTH = 63
@@ -27,9 +28,6 @@ _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 _INJECTED_TOKEN = re.compile(r"kube-api-access-[a-z0-9]{5}")
 _REPO_DIGEST = re.compile(r"[^@]+@sha256:[0-9a-f]{64}")
 _NODE_NAME_FIELD = "metadata.name"
-
-_SET_BY_OTHERS = ("nodeName", "priority", "preemptionPolicy", "overhead", "ephemeralContainers", "schedulingGates")
-"""Written by scheduler and admission, which refuse or repeat them for a new pod."""
 
 
 def name_for(migration: ContainerMigration, source: str, earlier_migration: str | None) -> str:
@@ -67,7 +65,7 @@ def target_pod(
         late: whether it gets a late gate.
     """
     spec = copy.deepcopy(source.spec)
-    for field in _SET_BY_OTHERS:
+    for field in SET_BY_OTHERS:
         spec.pop(field, None)
     placement = _first_placement(source)
     _place(spec, placement, migration.spec.target, sorted(set(excluded)), sorted(set(avoided)))
@@ -123,7 +121,8 @@ def _first_placement(source: Pod) -> Json:
             return mapping(json.loads(kept))
         except ValueError:
             pass  # edited by hand: what the pod has now is the best that is known
-    return {key: copy.deepcopy(source.spec[key]) for key in ("affinity", "nodeSelector") if key in source.spec}
+    own = {key: copy.deepcopy(source.spec[key]) for key in ("affinity", "nodeSelector") if key in source.spec}
+    return without_the_pin(own) if source.migration else own
 
 
 def _place(spec: Json, placement: Json, target: Target, excluded: list[str], avoided: list[str]) -> None:

@@ -30,12 +30,33 @@ def delete_target(w: World) -> World:
     return w._replace(target_pod=after)
 
 
-def delete_source(w: World) -> World:
+def delete_source(w: World, *, at_once: bool = False) -> World:
+    if at_once:
+        return w._replace(source_pod="")
     return w._replace(source_pod="deleting") if w.source_pod == "running" else w
+
+
+def pin_is_in_force(w: World, rules: Rules) -> bool:
+    """As the MutatingAdmissionPolicy decides, by the object itself."""
+    return w.exists and w.begun and w.decision != "Abort" and not w.outcome and rules.pins
+
+
+def stateful_set(w: World, rules: Rules) -> Edges:
+    """It creates the pod that is missing under the name, at any time; admission marks it or not."""
+    if not w.same or w.source_pod or w.target_pod:
+        return
+    number = next(n for n in (1, 2, 3, 4) if n not in {w.pod, w.t_bound, w.recorded_pod})
+    old = w.ticket if w.t_bound and w.t_bound == w.pod else w.old_ticket
+    made = w._replace(target_pod="scheduled", pod=number, ticket="none", old_ticket=old)
+    if pin_is_in_force(w, rules):
+        yield "the StatefulSet creates the pod again, and it is pinned", made._replace(pinned=True)
+    else:
+        yield "the StatefulSet creates the pod again, and it starts afresh", made._replace(pinned=False, runs="cold")
 
 
 def api(w: World, rules: Rules) -> Edges:
     """What the API server and its controllers do by themselves, and what an admin does in the end."""
+    yield from stateful_set(w, rules)
     if w.exists and w.deleted and not w.adopted:
         yield "the API server removes the object", w._replace(exists=False)
     if w.exists and w.finished and not w.deleted:

@@ -28,15 +28,39 @@ def people(w: World) -> Edges:
             yield "somebody deletes the object", w._replace(deleted=True)
         if not w.late and w.begun:
             yield "the deadline passes", w._replace(late=True)
-        yield "somebody deletes the object and its finalizer", w._replace(exists=False, adopted=False)
+        yield "somebody deletes the object and its finalizer", _forced_away(w)
     if w.restore and w.stored:
         yield "somebody deletes the ContainerCheckpoint", w._replace(stored=False)
     if w.target_pod == "unscheduled":
         yield "somebody deletes the target pod", w._replace(target_pod="", meddled=True)
+    if w.same:
+        yield from _people_and_a_name(w)
+        return
     if w.target_pod == "scheduled":
         yield "somebody deletes the target pod", w._replace(target_pod="deleting", meddled=True)
     if w.source_pod == "running":
         yield "somebody deletes the source pod", w._replace(source_pod="deleting", meddled=True)
+
+
+def _forced_away(w: World) -> World:
+    """With the object the pin goes: a name that was given, or is being given, comes back without its memory."""
+    gone = w._replace(exists=False, adopted=False)
+    given = w.same and (w.s_word or w.s_plan[:1] == ("release",)) and not (w.target_pod and w.pinned)
+    return gone._replace(meddled=True) if given else gone
+
+
+def _people_and_a_name(w: World) -> Edges:
+    """The one who deletes a pod with its memory in it has lost it; before it resumed, it has not got it yet."""
+    if w.target_pod == "scheduled":
+        ran = w.meddled or w.runs != "" or w.ticket == "resuming"
+        yield "somebody deletes the target pod", w._replace(target_pod="deleting", meddled=ran)
+        tree = "runs" if w.runs == "restored" else w.tree or w.orphan
+        dead = w._replace(target_pod="", create="", tree="", orphan="", linked=False, runs="")
+        yield "somebody deletes the target pod by force", dead._replace(ghost=tree, meddled=ran)
+    if w.source_pod == "running":
+        lost = w.decision != "Commit"
+        yield "somebody deletes the source pod", w._replace(source_pod="deleting", meddled=lost)
+        yield "somebody deletes the source pod by force", w._replace(source_pod="", meddled=lost)
 
 
 def processes(w: World) -> Edges:

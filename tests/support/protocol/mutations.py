@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from migration_agent.seen import Verdict
 from migration_agent.source_plan import SourceObservation, SourceStep, next_source_step
-from migration_agent.target_plan import TargetObservation, TargetStep, next_target_step
+from migration_agent.target_plan import TargetObservation, next_target_step
+from migration_agent.target_steps import TargetStep
 from migration_agent.ticket import TicketState
 from migration_api.conditions import Reason
 from migration_api.migration import Decision, Outcome
@@ -35,6 +36,8 @@ class Mutation:
     """Of a migration that leaves its source running."""
     post_copy: bool = False
     """Of a migration whose memory follows after the commit."""
+    same: bool = False
+    """Of a pod of a StatefulSet, which moves under its own name."""
 
 
 def _source(change: Callable[[SourceObservation, SourceStep], SourceStep]) -> Rules:
@@ -151,6 +154,31 @@ def _never_moved(_: TargetObservation, step: TargetStep) -> TargetStep:
     return TargetStep.WAIT if step is TargetStep.MEMORY_MOVED else step
 
 
+def _commit_before_the_copy(it: TargetObservation, step: TargetStep) -> TargetStep:
+    early = it.successor and it.verdict is Verdict.UNDECIDED and not it.received
+    return TargetStep.COMMIT if early and it.ticket is TicketState.PENDING else step
+
+
+def _give_the_name_when_sent(it: SourceObservation, step: SourceStep) -> SourceStep:
+    return SourceStep.RELEASE if it.same_name and it.state.value == "Sent" and step is SourceStep.WAIT else step
+
+
+def _bind_the_next_at_once(it: TargetObservation, step: TargetStep) -> TargetStep:
+    """Forget a pod that was deleted, with its ticket pending."""
+    return TargetStep.UNBIND if it.bound and step is TargetStep.DESTROY else step
+
+
+def _promise_what_is_proposed(it: TargetObservation, step: TargetStep) -> TargetStep:
+    asked = it.successor and it.promise_asked and it.ticket is TicketState.PENDING and not it.bound
+    return TargetStep.DESTROY if asked else step
+
+
+def _leave_another(o: Observation) -> Step:
+    step = plan(o)
+    resumed = o.same_name and o.outcome is Outcome.RESUMED and step.action is Action.DELETE_TARGET
+    return replace(step, action=Action.FINISH, reason=Reason.SUCCEEDED) if resumed else step
+
+
 # Four rules keep two trees of one container apart, and any one of them is enough: all are broken here.
 TWICE = Rules(
     target_step=lambda it: next_target_step(replace(it, clear=True)), hooks_watch=False, only_pending_resumes=False
@@ -202,5 +230,23 @@ MUTATIONS = (
         post_copy=True,
     ),
     Mutation("nobody says that the memory has moved", _target(_never_moved), "I4", accidents=0, post_copy=True),
+    Mutation("a successor's Commit before the copy", _target(_commit_before_the_copy), "I2: Commit", 0, same=True),
+    Mutation("the name is given away before the commit", _source(_give_the_name_when_sent), "I", 0, same=True),
+    Mutation(
+        "the next pod gets a ticket while the last one has one",
+        _target(_bind_the_next_at_once),
+        "I1: two pods",
+        kinds=(faults.people,),
+        same=True,
+    ),
+    Mutation(
+        "a successor's target promises what it may have committed",
+        _target(_promise_what_is_proposed),
+        "I",
+        kinds=(faults.networks,),
+        same=True,
+    ),
+    Mutation("what has the name is not pinned", Rules(pins=False), "I2: it runs, but without", 0, same=True),
+    Mutation("a second pod of the name is left", Rules(plan=_leave_another), "I4", kinds=(faults.people,), same=True),
     Mutation("the operator ends at Resumed", Rules(plan=_finish_at_once), "Succeeded, and the source", accidents=0),
 )

@@ -14,9 +14,11 @@ def source_node(w: World, rules: Rules) -> Edges:
         yield "the source's kubelet starts the container afresh", w._replace(container="cold", broken=broken)
     if w.source_pod == "deleting":
         yield "the source pod is gone", w._replace(source_pod="", container="dead", fence=False)
+    if w.same and not w.source_pod and w.container not in {"", "dead"}:
+        yield "the source's kubelet ends what was deleted by force", w._replace(container="dead", fence=False)
 
 
-def target_node(w: World, rules: Rules) -> Edges:
+def target_node(w: World, rules: Rules) -> Edges:  # noqa: C901  # one line for each
     """The kubelet creates, again and again; the pod's end takes everything along."""
     if w.t_power:
         yield from _power(w)
@@ -25,6 +27,11 @@ def target_node(w: World, rules: Rules) -> Edges:
         yield "the target pod is gone", w._replace(target_pod="", create="", tree="", orphan="", runs="", linked=False)
     if not w.target_pod and w.ticket != "none" and (not w.t_state or w.t_settled):
         yield "target agent sweeps the ticket", w._replace(ticket="none")
+    yield from _earlier(w, rules)
+    if w.same and not w.pinned:  # an ordinary pod, wherever it runs
+        if w.target_pod == "scheduled" and not w.runs:
+            yield "a kubelet starts the container, as after any crash", w._replace(runs="cold")
+        return
     if w.target_pod == "scheduled" and not w.create and w.runs in {"", "stray"}:
         yield from _create(w, rules)
     if w.create == "gate":
@@ -50,12 +57,33 @@ def _pager(w: World) -> Edges:
         yield "the memory is lost: the pager kills the container", lost._replace(runs="", missing=False)
 
 
+def _earlier(w: World, rules: Rules) -> Edges:
+    """What is left of a pod that had the name before."""
+    if w.old_ticket != "none" and (not w.t_state or w.t_settled) and not w.ghost:
+        yield "target agent sweeps the ticket of an earlier pod", w._replace(old_ticket="none")
+    if w.ghost:
+        yield from _ghost(w, rules)
+
+
+def _ghost(w: World, rules: Rules) -> Edges:
+    """What is left of a pod that was deleted by force goes on until its kubelet ends it; its ticket is its own."""
+    yield "the target's kubelet ends what was deleted by force", w._replace(ghost="")
+    its_last = w.t_bound in {0, w.pod} and not w.target_pod
+    which, mine = ("ticket", w.ticket) if its_last else ("old_ticket", w.old_ticket)
+    if w.ghost in {"told", "ready"} and (mine == "pending" or not rules.only_pending_resumes):
+        after = w._replace(ghost="runs", meddled=True, **{which: "resuming"})
+        yield "the hook in a pod that was deleted by force renames its ticket", after
+
+
 def _power(w: World) -> Edges:
     """The machine is off. With the taint Kubernetes gives its pods up; whoever set it must mean it."""
     if w.t_power == "off":
         pod = "deleting" if w.target_pod == "scheduled" else w.target_pod
         ended = bool(w.outcome)  # a pod of that node like any other
-        declared = w._replace(t_power="declared", target_pod=pod, meddled=w.meddled or ended)
+        only_copy = w.same and w.container == "dead"
+        declared = w._replace(
+            t_power="declared", target_pod=pod, meddled=w.meddled or ended, excused=w.excused or only_copy
+        )
         yield "an admin declares the target node out of service", declared
     elif w.target_pod == "deleting":
         late = w.ticket == "resuming" and w.outcome != "Returned"  # Resumed was true, and arrives or is read too late
@@ -119,9 +147,18 @@ def _rename(w: World, dead: World, rules: Rules) -> Edges:
     """The one rename: only `pending` becomes `resuming`."""
     if w.ticket == "pending" or not rules.only_pending_resumes:
         twice = "I1: two trees of one container run in the target pod" if w.runs else w.broken
+        going = w.meddled or (w.same and w.target_pod == "deleting")  # it has its memory, and loses it with the pod
         yield (
             "the hook renames the ticket to resuming: the tree runs",
-            w._replace(ticket="resuming", tree="", create="done", runs="restored", missing=w.post_copy, broken=twice),
+            w._replace(
+                ticket="resuming",
+                tree="",
+                create="done",
+                runs="restored",
+                missing=w.post_copy,
+                broken=twice,
+                meddled=going,
+            ),
         )
     else:
         yield "the hook finds no pending ticket and kills the tree", dead

@@ -12,7 +12,21 @@ from migration_api.wire import Failure, SourceReport, SourceState, TargetReport,
 from migration_operator.observation import AgentView, Observation
 from migration_operator.step import Action
 from support.checkpoints import RESTORABLE, checkpoint
-from support.controller import NOW, SOURCE, TARGET, agent, begun, migration, preflight_facts, source_pod, target_pod
+from support.controller import (
+    NOW,
+    SOURCE,
+    TARGET,
+    TARGET_UID,
+    WITH_A_DISK,
+    agent,
+    begun,
+    migration,
+    node,
+    of_stateful_set,
+    preflight_facts,
+    source_pod,
+    target_pod,
+)
 from support.protocol.api import conclude, decide, delete_source, delete_target
 from support.protocol.rules import Rules
 from support.protocol.source import forget_source, put_source, source_settled
@@ -21,6 +35,8 @@ from support.protocol.world import Edges, Plan, World
 
 DELETION: dict[str, Any] = {"metadata": {"deletionTimestamp": "2026-05-04T12:00:00Z"}}
 CHECKPOINT = checkpoint(ready="True", status=RESTORABLE)
+SAME = {"pod": source_pod(metadata=of_stateful_set()), "target": node(TARGET, WITH_A_DISK), "target_name": "redis"}
+"""Of a pod of a StatefulSet, whose node was found."""
 LONG_AGO = NOW - timedelta(days=1)
 
 View = tuple[str, bool, bool, bool, bool] | None
@@ -61,6 +77,10 @@ def sight(w: World) -> tuple[Any, ...]:
         w.stored,
         w.post_copy,
         w.memory_lost_noted,
+        w.same,
+        w.pod if w.pinned and w.target_pod else 0,
+        w.recorded_pod,
+        w.t_bound,
     )
 
 
@@ -69,10 +89,15 @@ def observe(seen: tuple[Any, ...]) -> Observation:
     """Build the real observation."""
     decision, outcome, adopted, has_begun, recorded, cancelled, deleted, cause, lost_noted, finished = seen[:10]
     late, refused, here, there, source, target, s_silent, t_silent, declared, clone, retain, kept = seen[10:22]
-    restore, stored, post_copy, memory_lost = seen[22:]
+    restore, stored, post_copy, memory_lost, same, pod, recorded_pod, bound = seen[22:]
     status = _status(decision, outcome, has_begun, recorded, cause, lost_noted, finished)
     if memory_lost:
         status["conditions"].append(_condition("MemoryMoved", "False", Reason.MEMORY_LOST))
+    if same and has_begun:
+        status["source"] = {**status["source"], "revision": "redis-1"}
+        outcomes = {"outcome": outcome} if outcome else {}
+        uids = {"podUID": _uid(recorded_pod)} if recorded_pod else {}
+        status["target"] = {"podName": "redis", "nodeName": TARGET, **uids, **outcomes}
     if restore and has_begun:
         status["source"] = {"checkpointUID": CHECKPOINT.metadata.uid}
     if kept:
@@ -98,11 +123,15 @@ def observe(seen: tuple[Any, ...]) -> Observation:
         "scheduled": target_pod(),
         "deleting": target_pod(**DELETION),
     }[there]
+    if same:
+        more = DELETION if there == "deleting" else {}
+        to_pod = target_pod(uid=_uid(pod), **more) if pod else None
     if not has_begun and restore:
         facts = preflight_facts(pod=source_pod(), checkpoint=CHECKPOINT if stored else None, pod_facts=None)
         return Observation(NOW, the_object, preflight=facts)
     if not has_begun:
-        return Observation(NOW, the_object, preflight=preflight_facts(pod=from_pod))
+        facts = preflight_facts(**(SAME if same and from_pod else {"pod": from_pod}))
+        return Observation(NOW, the_object, preflight=facts)
     why = Failure(reason=Reason.CHECKPOINT_FAILED, message="it failed")
     return Observation(
         NOW,
@@ -112,7 +141,7 @@ def observe(seen: tuple[Any, ...]) -> Observation:
         source_agent=None if restore else _source_agent(source, s_silent, why),
         late=restore,
         checkpoint=CHECKPOINT if restore and stored else None,
-        target_agent=_target_agent(target, t_silent, declared, why) if recorded else None,
+        target_agent=_target_agent(target, t_silent, declared, why, bound) if recorded or same else None,
         refusal=why if refused else None,
     )
 
@@ -156,7 +185,12 @@ def _source_agent(view: View, silent: bool, why: Failure) -> AgentView:
     return agent(SOURCE, source=report)
 
 
-def _target_agent(view: View, silent: bool, declared: bool, why: Failure) -> AgentView:
+def _uid(number: int) -> str:
+    """Return the UID of one of the pods of one name."""
+    return f"{TARGET_UID[:-1]}{number}"
+
+
+def _target_agent(view: View, silent: bool, declared: bool, why: Failure, bound: int = 0) -> AgentView:
     if view is None:
         return agent(TARGET, problem="it does not answer", ready=not silent, out_of_service=declared)
     state, settled, failed, filling, lost = view
@@ -169,6 +203,7 @@ def _target_agent(view: View, silent: bool, declared: bool, why: Failure) -> Age
             state=TargetState(state),
             settled=settled,
             gate_age_seconds=age,
+            pod_uid=_uid(bound) if bound else None,
             failure=why if failed else None,
             filling=filling,
             memory_lost="it died" if lost else None,
@@ -197,7 +232,11 @@ def _one(w: World, rules: Rules, slot: str, name: str) -> Edges:
     action, reason = _planned(sight(w), rules)
     if action not in _AT_REST:
         noted = "noted" if w.s_up and w.s_state == "Lost" else ""
-        whom = "target" if w.recorded and w.t_up and w.t_state else "source"
+        whom = "target" if (w.recorded or w.same) and w.t_up and w.t_state else "source"
+        if action == Action.DELETE_TARGET:
+            whom = str(w.pod)  # by its UID
+        if action == Action.RECORD_TARGET:
+            whom = str(w.t_bound)
         seen = w._replace(memory_lost_noted=w.memory_lost_noted or (w.recorded and w.t_up and w.t_lost))
         yield f"{name} plans {action} ({reason})", seen._replace(**{slot: (action, reason, noted, whom)})
 
@@ -232,6 +271,8 @@ def _act(w: World, planned: Plan, rules: Rules) -> World:  # noqa: PLR0911, PLR0
             return w._replace(begun=True)
         case Action.CREATE_TARGET:
             return _create_target(w)
+        case Action.RECORD_TARGET if w.same:
+            return w._replace(recorded_pod=w.recorded_pod or int(whom))
         case Action.RECORD_TARGET:
             return w._replace(recorded=True) if w.target_pod == "scheduled" else w
         case Action.PREPARE_TARGET:
@@ -244,7 +285,7 @@ def _act(w: World, planned: Plan, rules: Rules) -> World:  # noqa: PLR0911, PLR0
         case Action.RETURN:
             return conclude(w, "Returned", rules) if w.t_power == "declared" else w
         case Action.DELETE_TARGET:
-            return delete_target(w)
+            return delete_target(w) if not w.same or whom == str(w.pod) else w
         case Action.KEEP:
             return w._replace(kept=True)
         case Action.DELETE_SOURCE:

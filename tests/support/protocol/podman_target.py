@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from migration_agent.ports import PodState
 from migration_agent.seen import Verdict
-from migration_agent.target_plan import TargetObservation, TargetStep
+from migration_agent.target_plan import TargetObservation
+from migration_agent.target_steps import TargetStep
 from migration_agent.ticket import TicketState
 from migration_api.wire import TargetState
 from support.protocol.podman_world import PROMISED, STOPPED_AFTER, Edges, Rules, World, conclude, decide, remember

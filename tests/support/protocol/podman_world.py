@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from migration_agent.seen import Gone, Seen, Verdict, remembered, verdict
 from migration_agent.source_plan import SourceObservation, SourceStep, next_source_step
-from migration_agent.target_plan import TargetObservation, TargetStep, next_target_step
+from migration_agent.target_plan import TargetObservation, next_target_step
+from migration_agent.target_steps import TargetStep
 from migration_api.migration import Decision, Outcome
 
 ENDED = frozenset({"Thawed", "Released", "Lost"})

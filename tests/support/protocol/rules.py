@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from migration_agent.source_plan import SourceObservation, SourceStep, next_source_step
-from migration_agent.target_plan import TargetObservation, TargetStep, next_target_step
+from migration_agent.target_plan import TargetObservation, next_target_step
+from migration_agent.target_steps import TargetStep
 from migration_operator.observation import Observation
 from migration_operator.plan import plan
 from migration_operator.step import Step
@@ -38,5 +39,7 @@ class Rules:
     """The target's agent says `destroyed` only with the ticket destroyed and the trees dead."""
     words_are_journalled: bool = True
     """What was promised or learned is on disk before anything is built on it."""
+    pins: bool = True
+    """What a StatefulSet creates under a name that moves is marked and sent to the target node."""
     release_only_frozen: bool = True
     """The source's tasks are killed while frozen, and stay behind the fence."""

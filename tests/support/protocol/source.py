@@ -9,6 +9,7 @@ from migration_agent.seen import Verdict
 from migration_agent.source_plan import SourceObservation, SourceStep, abort_reason
 from migration_api.wire import SourceState
 from support.protocol.api import delete_source, write
+from support.protocol.invariants import own_ticket
 from support.protocol.rules import Rules
 from support.protocol.target import answer
 from support.protocol.world import Edges, World, fly, remember
@@ -91,6 +92,7 @@ def _look(w: World, rules: Rules) -> Edges:
     it = _observation(
         w.s_state, known, w.s_peer, wanted, alive, running, w.s_copy not in {"", "done"}, w.s_interrupted,
         w.s_late and not w.s_let_go, w.s_failed, w.s_owes_abort, w.clone, w.s_let_go, w.post_copy and not w.s_moved,
+        w.same, w.s_word,
     )  # fmt: skip
     step = rules.source_step(it)
     looked = w._replace(s_known=known, s_wanted=wanted, s_alive=alive)
@@ -108,6 +110,7 @@ def _look(w: World, rules: Rules) -> Edges:
 def _observation(  # noqa: PLR0917  # a key
     state: str, known: str, peer: str, wanted: bool, alive: bool, running: bool, working: bool, interrupted: bool,
     expired: bool, failed: bool, owes_abort: bool, apart: bool, let_go: bool, lends: bool,
+    same_name: bool, releasing: bool,
 ) -> SourceObservation:  # fmt: skip
     return SourceObservation(
         state=SourceState(state),
@@ -124,6 +127,8 @@ def _observation(  # noqa: PLR0917  # a key
         apart=apart,
         let_go=let_go,
         lends=lends,
+        same_name=same_name,
+        releasing=releasing,
     )
 
 
@@ -223,18 +228,25 @@ def _release(w: World, at: str, known: str, rules: Rules) -> Edges:
             if not w.s_stop:
                 yield "source agent stops the copy", w._replace(s_stop=True)
             return
-        word = w.s_word or (by_word and rules.words_are_journalled)
+        word = w.s_word or ((by_word or w.same) and rules.words_are_journalled)
         yield "source agent is about to release", w._replace(s_word=word, s_plan=(step, "kill", known))
     elif at == "kill":
         broken = w.broken
         if w.clone:
             broken = broken or "I2: a clone's source is killed"
-        if w.ticket != "resuming" and not w.meddled and w.container != "dead":
+        safe = w.t_entries if w.same else w.ticket == "resuming"
+        if not safe and not w.meddled and w.container != "dead" and not w.runs:
             broken = broken or "I2: the source is killed, and the target was not on its way"
-        dead = w._replace(container="dead", broken=broken, s_plan=(step, "end", known))
+        dead = w._replace(container="dead", broken=broken, s_plan=(step, "name" if w.same else "end", known))
         if not rules.release_only_frozen:
             dead = dead._replace(fence=False)
         yield "source agent kills what is frozen", dead
+    elif at == "name":
+        if w.source_api:
+            freed = delete_source(w, at_once=True)._replace(fence=False)
+            yield "source agent deletes the source pod: its name is free", freed._replace(s_plan=(step, "end", known))
+        else:
+            yield "source agent cannot delete the source pod", w._replace(s_plan=())
     else:
         yield "source agent journals Released", w._replace(s_state="Released", s_plan=())
 
@@ -316,7 +328,7 @@ def _resumed(w: World) -> World:
 
 
 def _send(w: World, failed: World) -> Edges:
-    expected = w.ticket == "pending" and not w.t_asked and not w.t_settled and not w.t_entries and w.t_state != ""
+    expected = own_ticket(w) == "pending" and not w.t_asked and not w.t_settled and not w.t_entries and w.t_state != ""
     if not (w.peers and w.t_up and w.t_prepared and expected):
         yield "the copy cannot be sent", failed
         return

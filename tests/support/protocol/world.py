@@ -65,6 +65,18 @@ class World(NamedTuple):
     """`spec.leaveSourceRunning`."""
     post_copy: bool = False
     """`spec.strategy`: the memory stays in the source's processes, and follows after the commit."""
+    same: bool = False
+    """The target pod gets its source's name: a StatefulSet creates it when the source pod is gone."""
+    pod: int = 0
+    """Which pod was created under that name last: its number; `ticket` is that one's."""
+    old_ticket: str = "none"
+    """Of the pod that the target's agent knows, when that is not the last."""
+    ghost: str = ""
+    """What lives of a pod that was deleted by force: its tree, `runs`, or nothing."""
+    recorded_pod: int = 0
+    """`status.target.podUID`."""
+    pinned: bool = False
+    """That pod is marked for this migration, and on the target node; otherwise it starts afresh anywhere."""
     # --- the source node
     container: str = "running"
     """`running`, `paused`, `dead`, or `cold`: started afresh by the kubelet."""
@@ -118,6 +130,9 @@ class World(NamedTuple):
     t_acked: bool = False
     t_entries: bool = False
     t_failed: bool = False
+    t_proposed: bool = False
+    t_bound: int = 0
+    """The pod that has the ticket; 0: none."""
     t_old_boot: bool = False
     t_moved: bool = False
     """The source's agent was told that no memory is needed any more."""
@@ -135,6 +150,9 @@ class World(NamedTuple):
     t_waited: bool = False
     """Committed, and nothing was held for the freeze budget."""
     t_plan: Plan = ()
+    t_destroyed: bool = False
+    """No pod will be given a ticket: not yet journalled."""
+    t_found: int = 0
     # --- the history, as far as the invariants need it
     meddled: bool = False
     """Somebody deleted a pod."""

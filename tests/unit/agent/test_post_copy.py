@@ -13,7 +13,8 @@ from migration_agent.ports import PeerState
 from migration_agent.processes import ProcessRef
 from migration_agent.seen import Verdict
 from migration_agent.source_plan import SourceObservation, SourceStep, next_source_step
-from migration_agent.target_plan import TargetObservation, TargetStep, next_target_step
+from migration_agent.target_plan import TargetObservation, next_target_step
+from migration_agent.target_steps import TargetStep
 from migration_agent.ticket import TicketState
 from migration_api.conditions import Reason
 from migration_api.migration import Decision, Outcome

@@ -8,7 +8,8 @@ from itertools import product
 
 from migration_agent.ports import PodState
 from migration_agent.seen import Verdict
-from migration_agent.target_plan import TargetObservation, TargetStep, next_target_step
+from migration_agent.target_plan import TargetObservation, next_target_step
+from migration_agent.target_steps import TargetStep
 from migration_agent.ticket import TicketState
 from migration_api.wire import TargetState
 

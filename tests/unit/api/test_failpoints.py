@@ -15,7 +15,7 @@ import pytest
 
 from migration_agent.paths import Layout
 from migration_agent.source_plan import SourceStep
-from migration_agent.target_plan import TargetStep
+from migration_agent.target_steps import TargetStep
 from migration_api import failpoints
 from migration_api.failpoints import Failpoint, FailpointHit, reach, reach_in_thread
 from migration_operator.checkpoint_plan import CheckpointAction

@@ -39,7 +39,8 @@ def render(helm: Helm) -> Render:
 
     def run(*values: str, namespace: str = "container-migration") -> list[Manifest]:
         sets = [word for value in values for word in ("--set", value)]
-        done = helm("template", "container-migration", ".", "--namespace", namespace, *sets)
+        served = ("--api-versions", "admissionregistration.k8s.io/v1/MutatingAdmissionPolicy")
+        done = helm("template", "container-migration", ".", "--namespace", namespace, *served, *sets)
         return list(yaml.safe_load_all(done.stdout))
 
     return run

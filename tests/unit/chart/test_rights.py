@@ -8,9 +8,10 @@ from __future__ import annotations
 import re
 
 import pytest
+import yaml
 
 from migration_api import names
-from support.chart import Manifest, Render, of_kind
+from support.chart import Helm, Manifest, Render, of_kind
 
 OPERATOR_RIGHTS = {
     "containermigration.io/containermigrations": "delete get list patch watch",
@@ -22,6 +23,7 @@ OPERATOR_RIGHTS = {
     "/nodes": "get list patch watch",
     "/pods": "create delete get list patch watch",
     "/persistentvolumeclaims": "get",
+    "/persistentvolumes": "get",
     "/secrets": "create get",
 }
 AGENT_RIGHTS = {
@@ -115,6 +117,29 @@ def test_a_policy_fails_closed_and_explains_itself(policy: Manifest) -> None:
     for validation in policy["spec"]["validations"]:
         assert validation["reason"] == "Forbidden"
         assert len(validation["message"]) > 20
+
+
+def test_what_a_stateful_set_creates_is_looked_at_and_nothing_else(manifests: list[Manifest]) -> None:
+    """This one changes pods that others create: it must look at few, and a pod that it fails for must not start."""
+    [policy] = of_kind(manifests, "MutatingAdmissionPolicy").values()
+    [binding] = of_kind(manifests, "MutatingAdmissionPolicyBinding").values()
+    spec = policy["spec"]
+    assert spec["failurePolicy"] == "Fail"
+    assert spec["paramKind"]["kind"] == "ContainerMigration"
+    [rule] = spec["matchConstraints"]["resourceRules"]
+    assert (rule["operations"], rule["resources"]) == (["CREATE"], ["pods"])
+    [label] = spec["matchConstraints"]["objectSelector"]["matchExpressions"]
+    assert label == {"key": names.LABEL_POD_NAME, "operator": "Exists"}
+    text = str(spec["mutations"])
+    assert names.ANNOTATION_MIGRATION.replace("/", "~1") in text
+    assert names.LABEL_MIGRATION.replace("/", "~1") in text
+    assert f"'{names.RUNTIME_HANDLER}'" in text
+    assert binding["spec"]["paramRef"] == {"selector": {}, "parameterNotFoundAction": "Allow"}
+
+
+def test_where_such_policies_are_not_served_there_is_none(helm: Helm) -> None:
+    manifests = list(yaml.safe_load_all(helm("template", "container-migration", ".").stdout))
+    assert not of_kind(manifests, "MutatingAdmissionPolicy")
 
 
 def test_policies_are_type_checked(policy: Manifest) -> None:

@@ -72,7 +72,7 @@ POD_TABLE: list[tuple[R, dict[str, Any], str]] = [
     *(
         (R.POD_OWNED, {"metadata": {"ownerReferences": [{"kind": kind, "name": "it", "controller": True}]}}, words)
         for kind, words in (
-            ("StatefulSet", "StatefulSet it, which allows no second pod of that name"),
+            ("StatefulSet", "StatefulSet it, but has not the labels by which that knows it"),
             ("DaemonSet", "DaemonSet it, which runs its own pod on every node"),
             ("Job", "Job it, which would take the end of the source pod for a failure"),
             ("Node", "Node it, as a static pod"),
@@ -304,6 +304,7 @@ def test_every_reason_can_be_found_and_says_what_to_do() -> None:
     tested |= {R.CLAIM_NOT_FOUND, R.CLAIM_NOT_SHARED, R.CLAIM_NOT_MOUNTED}  # in test_claim.py
     tested |= {R.POST_COPY_NOT_POSSIBLE}  # in test_post_copy.py
     tested |= {R.CONNECTIONS_OPEN, R.SHARED_WRITERS}  # the latter in test_clone.py
+    tested |= {R.TARGET_NODE_UNFIT}  # in test_same_name.py
     tested |= {R.CHECKPOINT_NOT_FOUND, R.CHECKPOINT_NOT_READY, R.CHECKPOINT_KEY_UNUSABLE}  # in test_restore.py
     tested |= {reason for reason in R if reason.value.startswith("Podman")}  # in test_podman.py
     assert tested == set(R)

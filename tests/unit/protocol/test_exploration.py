@@ -23,6 +23,8 @@ CASES = {
     "two operators by mistake": (World(operators=2), (), 70_000),
     "a clone, and any one accident": (World(clone=True, accidents=1), faults.ALL, 600_000),
     "memory that follows, and any one accident": (World(post_copy=True, accidents=1), faults.ALL, 400_000),
+    "under the same name, and any one accident": (World(same=True, accidents=1), faults.ALL, 300_000),
+    "under the same name, and two processes die": (World(same=True, accidents=2), (faults.processes,), 100_000),
 }
 
 
@@ -47,6 +49,13 @@ def explored(start: World, kinds: tuple[Faults, ...]) -> Exploration:
 def test_without_accidents_it_only_succeeds_or_is_given_up_for_its_budget() -> None:
     ends = set(explored(World(), ()).ends)
     assert ends == {"Succeeded, runs at the target", "RolledBack, runs at the source"}
+
+
+def test_under_the_same_name_without_accidents_it_succeeds_or_is_given_up_for_its_budget() -> None:
+    exploration = explored(World(same=True), ())
+    assert set(exploration.ends) == {"Succeeded, runs at the target", "RolledBack, runs at the source"}
+    assert not [w for w in exploration.worlds if w.runs and w.source_pod], "one pod of a name at any time"
+    assert {w.decision for w in exploration.worlds if not w.source_pod} == {"Commit"}
 
 
 def test_a_clone_without_accidents_leaves_its_source_running_whatever_the_end() -> None:

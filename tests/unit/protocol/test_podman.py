@@ -9,7 +9,8 @@ import pytest
 
 from migration_agent.seen import Verdict
 from migration_agent.source_plan import SourceObservation, SourceStep, next_source_step
-from migration_agent.target_plan import TargetObservation, TargetStep, next_target_step
+from migration_agent.target_plan import TargetObservation, next_target_step
+from migration_agent.target_steps import TargetStep
 from support.protocol.podman import Wrong, explore
 from support.protocol.podman_world import Rules, World
 

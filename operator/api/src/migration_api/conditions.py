@@ -200,9 +200,16 @@ class Reason(Explained):
         "A node's agent does not answer; the migration waits for it.",
         "Bring the agent's pod on that node back; docs/rescue.md says what to do when it will not come back.",
     )
+    TARGET_LOST = explained(
+        "TargetLost",
+        "After the commit, and after the source pod had given its name away, the checkpoint was lost with the target "
+        "node or its disk, or another pod got the name; the message says which.",
+        "The pod's controller starts it afresh, as after any death of a node.",
+    )
     TARGET_LOST_AFTER_COMMIT = explained(
         "TargetLostAfterCommit",
-        "The target node stopped answering after the commit. The source stays frozen until that is known not to run.",
+        "The target node stopped answering after the commit. The source stays frozen until that is known not to run; a "
+        "source that gave its name away is gone.",
         "Bring the node or its agent back. When the machine is certainly off and stays off, give the node the taint "
         "`node.kubernetes.io/out-of-service`: the source goes on then (docs/rescue.md, 6).",
     )

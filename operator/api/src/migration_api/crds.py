@@ -60,6 +60,7 @@ def _registers() -> list[dict[str, str]]:
         ("status", "target", "outcome"),
         ("status", "source", "nodeName"),
         ("status", "source", "podUID"),
+        ("status", "source", "revision"),
         ("status", "source", "checkpointUID"),
         ("status", "target", "nodeName"),
         ("status", "target", "podName"),
@@ -68,7 +69,18 @@ def _registers() -> list[dict[str, str]]:
     once = [_rule(write_once(*p), f"{'.'.join(p)} is write-once") for p in paths]
     committed = "has(self.status.decision) && self.status.decision == 'Commit'"
     outcome = f"!(has(self.status) && has(self.status.target) && has(self.status.target.outcome)) || ({committed})"
-    return [*once, _rule(outcome, "status.target.outcome needs status.decision Commit")]
+    return [*once, _rule(outcome, "status.target.outcome needs status.decision Commit"), _successor_is_known_late()]
+
+
+def _successor_is_known_late() -> dict[str, str]:
+    """Until it has resumed it may be deleted and created again, under another UID."""
+    target = "has(self.status) && has(self.status.target)"
+    both = "has(self.status.target.podName) && has(self.spec.podName)"
+    named = f"{both} && self.status.target.podName == self.spec.podName"
+    return _rule(
+        f"!({target} && {named} && has(self.status.target.podUID)) || has(self.status.target.outcome)",
+        "status.target.podUID of a pod that has its source's name needs status.target.outcome",
+    )
 
 
 def _crd(

@@ -69,7 +69,8 @@ class Target(Model):
     node_selector: Annotated[dict[str, LabelValue], Field(max_length=32)] | None = None
     """Labels that the node must have, in addition to the pod's own constraints."""
     pod_name: DnsName | None = None
-    """The name of the new pod. Absent: the source pod's name with a suffix derived from this object's UID."""
+    """The name of the new pod. Absent: the source pod's name with a suffix derived from this object's UID; of a pod of
+    a StatefulSet the name itself, and no other is possible."""
 
 
 class PodmanContainer(Model):
@@ -185,6 +186,9 @@ class SourceStatus(Model):
     """The node that the pod was found on."""
     pod_uid: Uid | None = Field(default=None, alias="podUID")
     """The incarnation that is moved; of a Podman container its ID."""
+    revision: LabelValue | None = None
+    """Of a pod of a StatefulSet: its label `controller-revision-hash`. What gets its name and is of another revision is
+    not given its memory. Written once, by the operator."""
     checkpoint_uid: Uid | None = Field(default=None, alias="checkpointUID")
     """In place of node and pod: the ContainerCheckpoint that is restored from. Written once, by the operator."""
     reason: Annotated[str, Field(max_length=1024)] | None = None
@@ -201,7 +205,8 @@ class TargetStatus(Model):
     pod_name: DnsName | None = None
     """The name of the target pod."""
     pod_uid: Uid | None = Field(default=None, alias="podUID")
-    """The only pod that may ever resume this migration; of a Podman container its ID."""
+    """The only pod that may ever resume this migration; one that has its source's name is known when it has. Of a
+    Podman container its ID."""
     outcome: Outcome | None = None
     """Write-once, by the target node's agent: `Resumed`: the container runs there; `Returned`: it never will."""
     message: Message | None = None
@@ -324,6 +329,11 @@ class ContainerMigration(Model):
         """From here on something may have been touched."""
         source = self.status.source
         return source.pod_uid is not None or source.checkpoint_uid is not None
+
+    @property
+    def same_name(self) -> bool:
+        """The target pod has its source's name: it is created by their controller when the source is gone."""
+        return self.spec.pod_name is not None and self.status.target.pod_name == self.spec.pod_name
 
     @property
     def restores(self) -> bool:

@@ -38,6 +38,12 @@ ANNOTATION_PLACEMENT = f"{GROUP}/original-placement"
 ANNOTATION_OWNER = f"{GROUP}/owner"
 """On a target pod: by what its source's ReplicaSet knows its pods, as JSON; it is handed over in the end."""
 
+LABEL_REVISION = "controller-revision-hash"
+"""On a pod of a StatefulSet: the revision of the template that it was made from."""
+
+LABEL_POD_NAME = "statefulset.kubernetes.io/pod-name"
+"""On a pod of a StatefulSet: its name."""
+
 OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
 """The taint by which an admin says that a node is off; Kubernetes gives its pods up then."""
 

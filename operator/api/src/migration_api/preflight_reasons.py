@@ -29,7 +29,7 @@ class PreflightReason(Explained):
     POD_OWNED = explained(
         "PodOwned",
         "A controller owns the pod and would not accept another one in its place.",
-        "move a pod of a Deployment, or one without a controller; others cannot be moved yet",
+        "move a pod of a Deployment or StatefulSet, or one without a controller; others cannot be moved yet",
     )
     CHECKPOINT_NOT_FOUND = explained(
         "CheckpointNotFound",
@@ -53,8 +53,9 @@ class PreflightReason(Explained):
     )
     POST_START_HOOK = explained(
         "PostStartHook",
-        "A container that `spec.containers` leaves out has a postStart hook, which would run before the commit.",
-        "move it too, or make it the pod's last container",
+        "A container that `spec.containers` leaves out has a postStart hook, which would run before the commit; or the "
+        "pod is of a StatefulSet, whose new pod would run it once more.",
+        "move it too, or make it the pod's last container; of a StatefulSet, do without the hook",
     )
     PRIVILEGED_INIT_CONTAINER = explained(
         "PrivilegedInitContainer",
@@ -128,6 +129,12 @@ class PreflightReason(Explained):
         "TargetNameTaken",
         "Another pod has the name that the target pod should get.",
         "set spec.target.podName to a free name, or leave it out",
+    )
+    TARGET_NODE_UNFIT = explained(
+        "TargetNodeUnfit",
+        "The pod that the StatefulSet creates again could not be scheduled to the target node, or its claims not be "
+        "mounted there.",
+        "choose another node, or change what keeps the pod from it",
     )
     NODE_NOT_READY = explained(
         "NodeNotReady",

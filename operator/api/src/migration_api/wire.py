@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from migration_api.base import Model, Time
 from migration_api.conditions import Reason
-from migration_api.migration import Bytes, ContainerName, DnsName, Message, PodmanName, Uid
+from migration_api.migration import Bytes, ContainerName, DnsName, LabelValue, Message, PodmanName, Uid
 from migration_api.shipping import Shipping
 
 
@@ -53,7 +53,6 @@ class _PodTask(Model):
     migration: MigrationRef
     run_by: RunBy = RunBy.KUBELET
     pod_name: PodmanName
-    pod_uid: Uid
     containers: Containers
     """Those that move, in the pod's order: the first one's checkpoint holds what they share."""
     order: Annotated[tuple[ContainerName, ...], Field(max_length=64)] = ()
@@ -83,9 +82,21 @@ class StoredRef(Model):
     """Of its sealed manifest: no other one is accepted."""
 
 
+class Successor(Model):
+    """The pod that a StatefulSet creates under the source pod's name when that is gone; its UID is not known before."""
+
+    source_pod_uid: Uid
+    """Of the pod that has the name now."""
+    revision: LabelValue
+    """Which `controller-revision-hash` it must have."""
+
+
 class TargetTask(_PodTask):
     """What a target is asked for, without secrets: this is what the journal keeps."""
 
+    pod_uid: Uid | None = None
+    successor: Successor | None = None
+    """In place of `podUID`: the pod of that name that comes later, marked for this migration, on this node."""
     source_node: DnsName | None = None
     """Whose agent sends the checkpoint. Absent: nobody does, and there is no source that could go on."""
     stored: StoredRef | None = None
@@ -110,6 +121,14 @@ class TargetTask(_PodTask):
             raise ValueError("either sourceNode or stored must be given")
         if self.post_copy and self.source_node is None:
             raise ValueError("postCopy needs a source")
+        return self
+
+    @model_validator(mode="after")
+    def _one_pod(self) -> Self:
+        if (self.pod_uid is None) == (self.successor is None):
+            raise ValueError("either podUID or successor must be given")
+        if self.successor is not None and self.source_node is None:
+            raise ValueError("a successor needs a source")
         return self
 
     @model_validator(mode="after")
@@ -145,12 +164,15 @@ class Thaw(StrEnum):
 class SourceTask(_PodTask):
     """What a source is asked for, without secrets: this is what the journal keeps."""
 
+    pod_uid: Uid
     target_node: DnsName | None = None
     """Whose agent the checkpoint is sent to. Absent: nobody's; it stays in its store, and the source goes on."""
     thaw: Thaw = Thaw.DECIDED
     freeze_budget_seconds: Annotated[int, Field(ge=1, le=3600)]
     refuse_connections: bool = False
     """Go back when the frozen pod has TCP connections with others."""
+    same_name: bool = False
+    """The target pod can be created only when this one is gone: on Commit this one is ended and deleted at once."""
 
     @property
     def taking(self) -> bool:
@@ -170,6 +192,8 @@ class SourceTask(_PodTask):
             raise ValueError(
                 "a ContainerCheckpoint has no targetNode and thaw Dumped; a ContainerMigration has a target"
             )
+        if self.same_name and self.thaw is not Thaw.DECIDED:
+            raise ValueError("who gives his name away does not go on")
         return self
 
 
@@ -196,7 +220,7 @@ class SourceState(StrEnum):
     THAWED = "Thawed"
     """The containers run again, no fence, no drop. With `Thaw.DUMPED` they may do so before: see `thawedAt`."""
     RELEASED = "Released"
-    """Every task was killed while frozen; the pod is to be deleted."""
+    """Every task was killed while frozen; the pod is to be deleted, or, with `sameName`, it is."""
     LOST = "Lost"
     """The containers died while frozen, not by this migration; unfenced."""
 
@@ -297,6 +321,8 @@ class TargetReport(Model):
     """Since the `create` that waits at the gate began; absent when nobody waits."""
     at_late_gate: bool = False
     """The late gate waits for the copy: image, volumes and network are ready, and its age does not matter."""
+    pod_uid: Uid | None = None
+    """The pod that has the ticket; of a successor it is known when that has come, and may become another one."""
     bytes_received: Bytes = 0
     bytes_total: Bytes | None = None
     """Of a checkpoint that is fetched from a store; of one that is sent the source knows it."""
@@ -312,6 +338,8 @@ class TargetReport(Model):
     memory_lost: Message | None = None
     """With `postCopy`: the source's memory was lost before all of it had come, so the container was killed, and why."""
     failure: Failure | None = None
+    trouble: Message = ""
+    """What went wrong last, also after the commit, and is tried again."""
 
 
 class MigrationReport(Model):
