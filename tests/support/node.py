@@ -21,6 +21,7 @@ from migration_agent.migrations import Migrations
 from migration_agent.paths import Layout
 from migration_agent.peer import PeerServer
 from migration_agent.peer_client import PeerClient
+from migration_agent.peer_questions import PeerQuestions
 from migration_agent.processes import Processes
 from migration_agent.room import Room
 from migration_agent.source import SourceSide, SourceTools
@@ -105,7 +106,9 @@ class AgentNode:
         )
         desk = GateDesk(self.tickets, self.migrations.target_of, self.migrations.expecting)
         self.gate_server = GateServer(layout.socket, self.gates, desk, self.processes, _no_dump)
-        self.server = PeerServer(trust, PeerBridge(self.migrations, asyncio.get_running_loop()), "127.0.0.1", 0)
+        self.server = PeerServer(
+            trust, PeerBridge(PeerQuestions(self.migrations), asyncio.get_running_loop()), "127.0.0.1", 0
+        )
         self.network.peers[self.name] = Peer(node=self.name, endpoint=f"127.0.0.1:{self.server.port}", certificate=pem)
         await self.migrations.start()
         await self.gate_server.start()

@@ -15,6 +15,7 @@ from migration_agent.pages.source import Lending
 from migration_agent.pages.wire import Lost
 from migration_agent.peer import Admission, Refused
 from migration_agent.peer_client import PeerClient
+from migration_agent.peer_questions import PeerQuestions
 from migration_agent.ports import PeerState
 from migration_agent.transport.frames import Question
 from migration_agent.transport.manifest import ManifestEntry
@@ -25,31 +26,31 @@ T = TypeVar("T")
 
 
 class PeerBridge:
-    """Implements `peer.PeerHandler` over `Migrations`."""
+    """Implements `peer.PeerHandler` over `PeerQuestions`."""
 
-    def __init__(self, migrations: Migrations, loop: asyncio.AbstractEventLoop) -> None:
-        self._migrations = migrations
+    def __init__(self, questions: PeerQuestions, loop: asyncio.AbstractEventLoop) -> None:
+        self._questions = questions
         self._loop = loop
 
     def admit(self, peer: str, question: Question) -> Admission:
-        return self._run(self._migrations.admit(peer, question))
+        return self._run(self._questions.admit(peer, question))
 
     def admitted_done(
         self, migration: str, entries: tuple[ManifestEntry, ...] | None, error: str | None, *, again: bool
     ) -> None:
-        self._run(self._migrations.admitted_done(migration, entries, error, again=again))
+        self._run(self._questions.admitted_done(migration, entries, error, again=again))
 
     def settle(self, peer: str, question: Question) -> PeerState:
-        return self._run(self._migrations.settle_with(peer, question))
+        return self._run(self._questions.settle(peer, question))
 
     def intact(self, peer: str, migration: str) -> bool:
-        return self._run(self._migrations.intact(peer, migration))
+        return self._run(self._questions.intact(peer, migration))
 
     def lend(self, peer: str, question: Question) -> Lending:
-        return self._run(self._migrations.lend(peer, question))
+        return self._run(self._questions.lend(peer, question))
 
     def memory_moved(self, peer: str, migration: str) -> None:
-        self._run(self._migrations.memory_moved(peer, migration))
+        self._run(self._questions.memory_moved(peer, migration))
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Wait for the loop's answer; a loop that is ending answers nothing, and the peer asks again."""

@@ -37,6 +37,7 @@ from migration_agent.pages.relay import PageRelay
 from migration_agent.paths import Layout
 from migration_agent.peer import PeerServer
 from migration_agent.peer_client import PeerClient
+from migration_agent.peer_questions import PeerQuestions
 from migration_agent.places import Places
 from migration_agent.podman_facts import podman_facts
 from migration_agent.podman_freezer import PodmanFreezer
@@ -213,7 +214,7 @@ async def serve(settings: Settings) -> None:
     )
     peer_server = PeerServer(
         trust,
-        PeerBridge(migrations, loop),
+        PeerBridge(PeerQuestions(migrations), loop),
         settings.address,
         settings.peer_port,
         store_of=places.store_of,

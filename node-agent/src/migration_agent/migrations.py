@@ -10,15 +10,11 @@ from typing import Protocol
 
 from migration_agent.gate import Gates
 from migration_agent.journal import Journal, JournalDamaged, SourceRecord, TargetRecord
-from migration_agent.pages.source import Lending
-from migration_agent.peer import Admission, Refused
 from migration_agent.ports import Clock, PeerState
 from migration_agent.room import Room
 from migration_agent.source import SourceSide
 from migration_agent.target import TargetSide
 from migration_agent.ticket import Ticket, TicketConflict, Tickets, TicketState, ticket_for
-from migration_agent.transport.frames import Question
-from migration_agent.transport.manifest import ManifestEntry
 from migration_agent.vault import OtherKey, Vault
 from migration_api.shipping import Shipping
 from migration_api.wire import Files, MigrationReport, SourceRequest, TargetRequest
@@ -26,7 +22,6 @@ from migration_api.wire import Files, MigrationReport, SourceRequest, TargetRequ
 log = logging.getLogger(__name__)
 
 _REVISIONS_PER_START = 10**9
-_SETTLE_SECONDS = 10.0
 _POKE_SECONDS = 5.0
 
 
@@ -244,75 +239,38 @@ class Migrations:
             if not self._damaged:
                 await asyncio.to_thread(self._tickets.sweep, keep)
 
-    # What peers ask (in the event loop; `PeerBridge` brings it here from their threads)
-
-    async def admit(self, peer: str, question: Question) -> Admission:
-        """Let the source of a known migration send; raises `Refused`."""
-        entry = self._entries.get(question.migration)
-        if entry is None or entry.target is None:
-            raise Refused("this node was not told of this migration")
-        return await entry.target.admit(peer)
-
-    async def admitted_done(
-        self, uid: str, entries: tuple[ManifestEntry, ...] | None, error: str | None, *, again: bool
-    ) -> None:
-        """Take the end of an admitted sending."""
+    def source(self, uid: str) -> SourceSide | None:
+        """Return the source side of a migration."""
         entry = self._entries.get(uid)
-        if entry is not None and entry.target is not None:
-            await entry.target.admitted_done(entries, error, again=again)
+        return entry.source if entry is not None else None
 
-    async def settle_with(self, peer: str, question: Question) -> PeerState:
-        """Tell the source what became of a migration; of an unknown one, promise on disk first. Raises `Refused`."""
-        uid = question.migration
+    def target(self, uid: str) -> TargetSide | None:
+        """Return the target side of a migration."""
+        entry = self._entries.get(uid)
+        return entry.target if entry is not None else None
+
+    def is_damaged(self, uid: str) -> bool:
+        """Say whether the journal cannot be read: nothing is known then, and nothing may be promised."""
+        return uid in self._damaged
+
+    async def promise_unless_known(self, uid: str) -> PeerState | None:
+        """Promise on disk never to resume a migration; None, and no promise, when its target side is here."""
         async with self._lock:
-            if uid in self._damaged:
-                raise Refused("the journal of this migration is damaged: nothing can be promised")
-            entry = self._entries.get(uid)
-            target = entry.target if entry is not None else None
-            if target is None:
-                # A source that is settled relies on nothing: no promise is needed.
-                return PeerState.UNDECIDED if question.settled else await self._settle_unknown(uid)
-        if peer != target.record.request.source_node:
-            raise Refused(f"the source of this migration is node {target.record.request.source_node}, not {peer}")
-        return await target.settle(promise=question.promise, settled=question.settled, seconds=_SETTLE_SECONDS)
-
-    async def intact(self, peer: str, uid: str) -> bool:
-        """Tell the target whether the source could go on; raises `Refused`."""
-        if uid in self._damaged:
-            raise Refused("the journal of this migration is damaged: nothing is known")
-        entry = self._entries.get(uid)
-        if entry is None or entry.source is None:
-            return False
-        return await self._source_for(peer, uid).intact()
-
-    async def lend(self, peer: str, question: Question) -> Lending:
-        """Let the target read memory of the frozen source; raises `Refused`."""
-        return await self._source_for(peer, question.migration).memory.lend(question.container)
-
-    async def memory_moved(self, peer: str, uid: str) -> None:
-        """Take note that the target needs no memory of the source any more; raises `Refused`."""
-        if uid in self._entries or uid in self._damaged:  # else it has ended and is forgotten
-            await self._source_for(peer, uid).memory_moved()
-
-    def _source_for(self, peer: str, uid: str) -> SourceSide:
-        entry = self._entries.get(uid)
-        if entry is None or entry.source is None:
-            raise Refused("this node has no source of that migration")
-        if peer != entry.source.record.request.target_node:
-            raise Refused(f"the target of this migration is not node {peer}")
-        return entry.source
+            if uid in self._damaged or self.target(uid) is not None:
+                return None
+            return await self._settle_unknown(uid)
 
     def lender_of(self, uid: str) -> str | None:
         """Return the node that still has memory of containers that run here; may be called in any thread."""
-        entry = self._entries.get(uid)
-        record = entry.target.record if entry and entry.target else None
+        target = self.target(uid)
+        record = target.record if target is not None else None
         return record.request.source_node if record and record.borrows else None
 
     async def memory_lost(self, uid: str, reason: str) -> None:
         """Take note that it has not."""
-        entry = self._entries.get(uid)
-        if entry is not None and entry.target is not None:
-            await entry.target.memory_lost(reason)
+        target = self.target(uid)
+        if target is not None:
+            await target.memory_lost(reason)
 
     def idle(self) -> bool:
         """Say whether no migration is under way here; may be called in any thread."""
@@ -332,8 +290,7 @@ class Migrations:
 
     def expecting(self, uid: str) -> TargetSide | None:
         """Return the target side of that migration when it waits for its pod."""
-        entry = self._entries.get(uid)
-        target = entry.target if entry is not None else None
+        target = self.target(uid)
         return target if target is not None and target.succession is not None and target.succession.expects else None
 
     def _demand_undamaged(self, uid: str) -> None:

@@ -16,6 +16,7 @@ from migration_agent.gate import Gates
 from migration_agent.journal import Journal, SourceRecord, TargetRecord
 from migration_agent.migrations import Conflict, Migrations
 from migration_agent.peer import Refused
+from migration_agent.peer_questions import PeerQuestions
 from migration_agent.ports import PeerState, PeerUnreachable, PodState
 from migration_agent.processes import Processes, ProcessRef, has_exited
 from migration_agent.room import Room
@@ -328,7 +329,7 @@ def ask(*, promise: bool = True, settled: bool = False) -> Question:
 async def test_i1_an_unknown_migration_is_buried_before_the_promise_and_never_taken_up(world: World) -> None:
     it = migrations(world)
     await it.start()
-    assert await it.settle_with("node-a", ask()) is PeerState.DESTROYED
+    assert await PeerQuestions(it).settle("node-a", ask()) is PeerState.DESTROYED
     assert world.journal.buried(MIGRATION)
     with pytest.raises(Conflict, match="promised never"):
         await it.put_target(target_request())
@@ -341,7 +342,7 @@ async def test_i1_a_ticket_without_journal_still_counts(world: World) -> None:
     world.tickets.create(TARGET_POD, TICKET)
     directory = world.journal.layout.ticket(TARGET_POD)
     (directory / "pending").rename(directory / "resuming")
-    assert await it.settle_with("node-a", ask()) is PeerState.RESUMED
+    assert await PeerQuestions(it).settle("node-a", ask()) is PeerState.RESUMED
     assert not world.journal.buried(MIGRATION)
 
 
@@ -349,7 +350,7 @@ async def test_i1_a_pending_ticket_without_journal_is_destroyed_before_the_promi
     it = migrations(world)
     await it.start()
     world.tickets.create(TARGET_POD, TICKET)
-    assert await it.settle_with("node-a", ask()) is PeerState.DESTROYED
+    assert await PeerQuestions(it).settle("node-a", ask()) is PeerState.DESTROYED
     assert world.tickets.state(TARGET_POD) is TicketState.DESTROYED
 
 
@@ -359,7 +360,7 @@ async def test_a_damaged_journal_promises_nothing_and_takes_nothing(world: World
     it = migrations(world)
     await it.start()
     with pytest.raises(Refused, match="damaged"):
-        await it.settle_with("node-a", ask())
+        await PeerQuestions(it).settle("node-a", ask())
     for request in (it.put_target(target_request()), it.put_source(source_request()), it.forget(MIGRATION)):
         with pytest.raises(Conflict, match="damaged"):
             await request
@@ -371,11 +372,11 @@ async def test_only_the_source_of_a_migration_is_listened_to(world: World) -> No
     it = migrations(world)
     await it.start()
     with pytest.raises(Refused, match="node-a"):
-        await it.settle_with("node-x", ask())
+        await PeerQuestions(it).settle("node-x", ask())
     with pytest.raises(Refused, match="node-a"):
-        await it.admit("node-x", Question(op="send", migration=MIGRATION))
+        await PeerQuestions(it).admit("node-x", Question(op="send", migration=MIGRATION))
     with pytest.raises(Refused, match="not told"):
-        await it.admit("node-a", Question(op="send", migration="other"))
+        await PeerQuestions(it).admit("node-a", Question(op="send", migration="other"))
     assert world.tickets.state(TARGET_POD) is TicketState.PENDING
     await it.stop()
 
