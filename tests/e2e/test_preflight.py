@@ -152,6 +152,9 @@ UNIT_TESTED = {
     Why.POST_COPY_NOT_POSSIBLE,
     Why.CHECKPOINT_NOT_FOUND,
     Why.CHECKPOINT_NOT_READY,
+    Why.TARGET_NODE_UNFIT,
+    Why.PODMAN_UNUSABLE,
+    Why.PODMAN_CONNECTIONS,
 }
 ELSEWHERE = {Why.POD_NOT_RUNNING, Why.POD_OWNED}
 TRANSPORT = {
@@ -167,10 +170,25 @@ CLAIMS = {Why.CLAIM_NOT_FOUND, Why.CLAIM_NOT_SHARED, Why.CLAIM_NOT_MOUNTED}
 """In test_claim_transport.py."""
 COPIES = {Why.SHARED_WRITERS, Why.CHECKPOINT_KEY_UNUSABLE}
 """In test_clone.py and test_checkpoints.py."""
+PODMANS = {
+    Why.PODMAN_NAMESPACE,
+    Why.PODMAN_CONTAINER_NOT_FOUND,
+    Why.PODMAN_CONTAINER_NOT_RUNNING,
+    Why.PODMAN_VOLUMES,
+    Why.PODMAN_BIND_MISSING,
+    Why.PODMAN_DEPENDENCIES,
+    Why.PODMAN_STARTED_AGAIN,
+    Why.PODMAN_REMOVED,
+    Why.PODMAN_NO_CGROUP,
+    Why.PODMAN_IMAGE_MISSING,
+    Why.PODMAN_NAME_TAKEN,
+}
+"""In test_podman.py."""
 
 
 def test_the_table_has_every_reason() -> None:
-    assert {case.reason for case in CASES} | UNIT_TESTED | ELSEWHERE | TRANSPORT | CLAIMS | COPIES == set(Why)
+    others = UNIT_TESTED | ELSEWHERE | TRANSPORT | CLAIMS | COPIES | PODMANS
+    assert {case.reason for case in CASES} | others == set(Why)
 
 
 @pytest.fixture(scope="module")
