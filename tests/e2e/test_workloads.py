@@ -6,9 +6,11 @@ With `--workloads-table docs/workloads.md` the rows of that page are written ane
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
+from support import everything
 from support.cluster import Kubectl, Manifest, condition, wait_for
 from support.follower import Follower
 from support.migration import Migrations
@@ -110,6 +112,33 @@ def test_node_js_uses_io_uring_and_runs_on(move: Move, table: Table) -> None:
     before = len(log.lines)
     wait_for("thirty more", lambda: len(log.lines) >= before + 30, seconds=30)
     table.refused("Node.js 20", "goes back: its event loop has an io_uring ring, which cannot be dumped")
+
+
+def looked_at(move: Move, name: str) -> int:
+    """Let the program of `support.everything` look at what it holds; return how many things that are."""
+    report = move.ask(
+        name, "rm -f /data/report; touch /data/check; until cat /data/report 2>/dev/null; do sleep 0.1; done"
+    )
+    *wrong, count = report.splitlines()
+    assert not wrong, report
+    return int(count.split()[0])
+
+
+@pytest.mark.usefixtures("clean_nodes")
+def test_a_program_that_holds_one_of_everything(move: Move, table: Table) -> None:
+    """Under the runtime's own seccomp profile, and with few capabilities."""
+    few = {"drop": ["ALL"], "add": ["CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL"]}
+    rights = {"capabilities": few, "seccompProfile": {"type": "RuntimeDefault"}, "allowPrivilegeEscalation": False}
+    text = Path(everything.__file__).read_text(encoding="utf-8")
+    move.run("everything", container("main", "python3", "-c", text, securityContext=rights))
+    held = looked_at(move, "everything")
+    moved, done, _ = move.counts_on("everything")
+    assert looked_at(move, moved) == held > 20
+    assert looked_at(move, moved) == held, "what a look used up is made again"
+    kinds = "files, locks, pipes, sockets, timers, watches, shared memory, a zombie, threads, a terminal, …"
+    table.add(
+        "Python program with one of everything", kinds, done, f"{held} kinds of state of the kernel, all as before"
+    )
 
 
 @pytest.mark.usefixtures("clean_nodes")
