@@ -22,9 +22,12 @@ rm -f /run/podman-image.tar
 
 
 UNIFIED = """
-m=$(mktemp -d); mount -t cgroup2 none "$m" || exit 0
-[ ! -d "$m/libpod_parent" ] || find "$m/libpod_parent" -depth -type d -exec rmdir {} +
-umount "$m"; rmdir "$m"
+m=$(mktemp -d)
+if mount -t cgroup2 none "$m"; then
+  [ ! -d "$m/libpod_parent" ] || find "$m/libpod_parent" -depth -type d -exec rmdir {} +
+  umount "$m"
+fi
+rmdir "$m"
 """
 """On a node with cgroup v1 a container of crun's is in no group of the unified hierarchy, which is not mounted there.
 CRIU takes all groups of it for the container's, and makes each again, below a new one, with each restore."""

@@ -9,6 +9,7 @@ from bench.freeze.ends import End
 from bench.freeze.method import NAME, command
 from support import machine
 from support.migration import WORKLOAD
+from support.podmans import UNIFIED
 from support.testbed import Testbed, current
 
 STORE = f"/var/lib/{NAME}"
@@ -17,7 +18,7 @@ FILE = f"{IMAGES}/checkpoint.tar"
 SHELL = shlex.join(PODMAN)
 ARCHIVE = f"/run/{NAME}-image.tar"
 
-REMOVE_CONTAINER = f"set +e; {SHELL} rm --all --force --time 0; rm -rf {BASE}"
+REMOVE_CONTAINER = f"set +e; {SHELL} rm --all --force --time 0; rm -rf {BASE}\n{UNIFIED}"
 REMOVE = f"""
 [ ! -e {STORE} ] || {{ {REMOVE_CONTAINER}; {SHELL} unshare true; }}
 rm -rf {STORE} /run/{NAME}-podman {ARCHIVE}
