@@ -63,7 +63,7 @@ for lock, more in ((fcntl.flock, ()), (fcntl.lockf, (10, 5))):
 """
 
     def check() -> None:
-        assert not (whole.closed or part.closed)
+        assert not any(file.closed for file in (whole, part))
         got = subprocess.run([sys.executable, "-c", attempt], capture_output=True, text=True, check=True).stdout
         assert not got, "another process got a lock"
 
