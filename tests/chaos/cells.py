@@ -35,6 +35,7 @@ class Accident(StrEnum):
     SOURCE_EXITS = "source container exits"
     NO_MEMORY = "no memory for the restore"
     SECOND_OPERATOR = "a second operator"
+    API_AWAY_SHORT = "API server away for 1 s"
     API_AWAY = "API server away for 20 s"
     API_AWAY_LONG = "API server away for 120 s"
     API_AWAY_VERY_LONG = "API server away for 300 s"
@@ -233,6 +234,7 @@ PLACES: dict[Accident, tuple[str, ...]] = {
     Accident.SOURCE_EXITS: _SOURCE_DIES_AT,
     Accident.NO_MEMORY: ("interposer.told",),
     Accident.SECOND_OPERATOR: (Failpoint.OPERATOR_RECORD_TARGET, Failpoint.SOURCE_DUMPING, Failpoint.TARGET_COMMITTED),
+    Accident.API_AWAY_SHORT: FOR_VICTIMS,
     Accident.API_AWAY: FOR_VICTIMS,
     Accident.API_AWAY_LONG: _FROZEN,
     Accident.API_AWAY_VERY_LONG: (Failpoint.SOURCE_DUMPING, Failpoint.TARGET_COMMITTED),
@@ -297,6 +299,7 @@ PAIRWISE = (
     Cell(Failpoint.SOURCE_FENCED, Accident.SOURCE_EXITS),
     Cell("interposer.told", Accident.NO_MEMORY),
     Cell(Failpoint.OPERATOR_RECORD_TARGET, Accident.SECOND_OPERATOR),
+    Cell(Failpoint.TARGET_COMMITTED, Accident.API_AWAY_SHORT),
     Cell(Failpoint.SOURCE_DUMPING, Accident.API_AWAY),
     Cell(Failpoint.SOURCE_FENCED, Accident.AGENTS_APART),
     Cell(Failpoint.TARGET_COMMITTED, Accident.SOURCE_CUT_OFF),

@@ -63,6 +63,7 @@ def _agents(scene: Scene, seconds: int) -> Spell:
 
 
 _SPELLS: dict[Accident, Callable[[Scene], tuple[str, Spell]]] = {
+    Accident.API_AWAY_SHORT: lambda s: (s.lab.third, _filter(_NO_API, 1)),
     Accident.API_AWAY: lambda s: (s.lab.third, _filter(_NO_API, 20)),
     Accident.API_AWAY_LONG: lambda s: (s.lab.third, _filter(_NO_API, 120)),
     Accident.API_AWAY_VERY_LONG: lambda s: (s.lab.third, _filter(_NO_API, 300)),
@@ -84,7 +85,7 @@ def spell(accident: Accident, scene: Scene) -> tuple[str, Spell] | None:
 def cast(scene: Scene, node: str, what: Spell, then: str, at: str) -> None:
     """Begin a spell; a script runs on another node when it has begun, for it may be too late to reach that one then."""
     scene.lab.sh(node, f"touch {FLAG}")
-    scene.lab.detached(at, then, after=_RELEASE_SECONDS)
+    scene.lab.detached(at, then, after=min(_RELEASE_SECONDS, what.seconds))
     scene.lab.detached(node, what.script)
 
 
