@@ -111,7 +111,7 @@ deploy: images ## load the images, apply the CRDs, install or upgrade the chart,
 e2e: $(SYNCED) cluster-up deploy e2e-only ## end-to-end tests, from nothing
 
 .PHONY: e2e-only
-e2e-only: $(SYNCED) ## end-to-end tests on the cluster as it is
+e2e-only: $(SYNCED) ## all end-to-end tests, also those that `make test` leaves out, on the cluster as it is
 	$(TESTBED) exec -- $(BIN)/pytest tests/e2e --timeout 600 $(PYTEST_ARGS)
 
 .PHONY: e2e-lanes

@@ -43,9 +43,10 @@ def _filter(rules: str, seconds: int) -> Spell:
 
 
 _ROOM = Spell(
-    # No byte is taken for this: the file system becomes as small as what is in it.
+    # No byte is taken for this: the file system becomes as small as what is in it, which may grow meanwhile.
     """room() { df -k --output=$1 /run | tail -1 | tr -d ' '; }
-size=$(room size); mount -o remount,size=$(room used)k /run""",
+size=$(room size); n=0
+until mount -o remount,size=$(room used)k /run; do n=$((n + 1)); [ $n -lt 50 ]; done""",
     "mount -o remount,size=${size}k /run",
     20,
 )

@@ -39,6 +39,7 @@ def has_lanes(config: pytest.Config) -> bool:
 def pytest_configure(config: pytest.Config) -> None:
     """Without a cluster to test, the project's own is brought up, or used as it is."""
     config.addinivalue_line("markers", "testbed: needs the project's own kind cluster (tests/kind)")
+    config.addinivalue_line("markers", "thorough: one more of a kind that CI tries once or twice, left out there")
     path = config.getoption("--kubeconfig")
     if has_lanes(config):
         if path:

@@ -233,11 +233,11 @@ def test_a_source_that_is_deleted_before_the_commit_is_lost_as_ever(
 
 
 AFTER_THE_COMMIT = [
-    ("target", "target.committed"),
     ("target", "target.bound"),
-    ("target", "target.held"),
-    ("source", "source.release"),
     ("source", "source.gave-its-name"),
+    pytest.param("target", "target.committed", marks=pytest.mark.thorough),
+    pytest.param("target", "target.held", marks=pytest.mark.thorough),
+    pytest.param("source", "source.release", marks=pytest.mark.thorough),
 ]
 
 
@@ -285,7 +285,14 @@ def test_i4_the_operator_is_killed_after_the_commit(
     went_on(migrations, kubectl, before, log)
 
 
-@pytest.mark.parametrize("point", ["target.bind", "target.restore", "target.resume"])
+@pytest.mark.parametrize(
+    "point",
+    [
+        "target.restore",
+        pytest.param("target.bind", marks=pytest.mark.thorough),
+        pytest.param("target.resume", marks=pytest.mark.thorough),
+    ],
+)
 @pytest.mark.usefixtures("clean_nodes")
 def test_i4_a_pod_that_is_deleted_before_it_resumed_is_followed_by_the_next(
     kubectl: Kubectl, migrations: Migrations, nodes: tuple[str, str], points: Points, point: str
