@@ -32,6 +32,12 @@ DATA, MEMORY = Path("/data"), Path("/memory")
 libc = ctypes.CDLL(None, use_errno=True)
 
 
+def readable(it: int | socket.socket) -> None:
+    """Wait for something to read: what was lost is to be told of, not waited for."""
+    ready, _, _ = select.select([it], [], [], 2)
+    assert ready, "there is nothing to read"
+
+
 def deleted_file() -> Check:
     path = Path("/var/tmp/deleted")
     file = path.open("w+b", buffering=0)
@@ -75,6 +81,7 @@ def pipe_with_bytes() -> Check:
     os.write(writer, b"on its way")
 
     def check() -> None:
+        readable(reader)
         assert os.read(reader, 100) == b"on its way"
         os.write(writer, b"on its way")
 
@@ -88,6 +95,7 @@ def fifo() -> Check:
     os.write(both, b"waits")
 
     def check() -> None:
+        readable(both)
         assert os.read(both, 100) == b"waits"
         os.write(both, b"waits")
 
@@ -99,6 +107,7 @@ def socket_pair() -> Check:
     one.sendall(b"unread")
 
     def check() -> None:
+        readable(two)
         assert two.recv(100) == b"unread"
         one.sendall(b"unread")
 
@@ -116,6 +125,7 @@ def unix_listeners() -> Check:
         for name, listener in listeners.items():
             with socket.socket(socket.AF_UNIX) as client:
                 client.connect(name)
+                readable(listener)
                 accepted, _ = listener.accept()
                 accepted.sendall(b"hello")
                 assert client.recv(10) == b"hello"
@@ -131,8 +141,10 @@ def connection_to_itself() -> Check:
     served.sendall(b"not read yet")
 
     def check() -> None:
+        readable(client)
         assert client.recv(100) == b"not read yet"
         client.sendall(b"back")
+        readable(served)
         assert served.recv(100) == b"back"
         served.sendall(b"not read yet")
         socket.create_connection(("127.0.0.1", 7777)).close()
@@ -147,6 +159,7 @@ def udp_socket() -> Check:
 
     def check() -> None:
         bound.sendto(b"to myself", ("127.0.0.1", 7778))
+        readable(bound)
         assert bound.recv(100) == b"to myself"
 
     return check
@@ -176,7 +189,9 @@ def timer_descriptor() -> Check:
     assert libc.timerfd_settime(timer, 0, struct.pack("4q", *every, *first), None) == 0
 
     def check() -> None:
+        readable(timer)
         os.read(timer, 8)
+        readable(timer)
         assert struct.unpack("Q", os.read(timer, 8))[0] >= 1
 
     return check
@@ -186,6 +201,7 @@ def event_descriptor() -> Check:
     counter = os.eventfd(7)
 
     def check() -> None:
+        readable(counter)
         assert os.eventfd_read(counter) == 7
         os.eventfd_write(counter, 7)
 
@@ -259,7 +275,7 @@ def zombie() -> Check:
     time.sleep(0.1)
 
     def check() -> None:
-        info = os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+        info = os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT | os.WNOHANG)
         assert info is not None
         assert info.si_status == 7
 
@@ -320,6 +336,7 @@ def watches() -> Check:
         for folder in folders:
             (folder / "new").touch()
             (folder / "new").unlink()
+            readable(watcher)
             assert b"new" in os.read(watcher, 4096), f"{folder} is not watched any more"
 
     return check
@@ -417,6 +434,7 @@ def terminal() -> Check:
     def check() -> None:
         assert os.isatty(slave)
         os.write(slave, b"line\n")
+        readable(master)
         assert os.read(master, 100).strip() == b"line"
 
     return check
