@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from migration_agent.archive.stored import StoredCheckpoint
 from migration_agent.peer import Admission, Refused
+from migration_agent.side import MESSAGE_LENGTH
 from migration_agent.transport.chunks import FormatError, Record, Seal
 from migration_agent.transport.manifest import ManifestEntry
 from migration_agent.transport.outgoing import held_chunks
@@ -198,5 +199,5 @@ class Fetching:
     async def _fail(self, text: str) -> None:
         side = self._side
         message = f"Node {side.tools.node} could not fetch the checkpoint: {text}"
-        await side.save(failure=Failure(reason=Reason.TRANSFER_FAILED, message=message[:30000]))
+        await side.save(failure=Failure(reason=Reason.TRANSFER_FAILED, message=message[:MESSAGE_LENGTH]))
         side.poke()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 
 from migration_agent.podman_freezer import own_connections
 from migration_agent.runtime.podman import Podman, PodmanContainer
@@ -35,10 +34,7 @@ def podman_facts(podman: Podman, question: PodmanQuestion, holder: Callable[[str
 
 
 def _container(podman: Podman, it: PodmanContainer, holder: str | None) -> PodmanContainerFacts:
-    found = Connections()
-    if it.pid:
-        with suppress(FileNotFoundError, ProcessLookupError):
-            found = own_connections(podman, it.id, it.pid, shares=podman.host.same_network_as_host(it.pid))
+    found = own_connections(podman, it.id, it.pid) if it.pid else Connections()
     return PodmanContainerFacts(
         id=it.id,
         name=it.name,

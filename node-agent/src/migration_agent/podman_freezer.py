@@ -96,7 +96,9 @@ class PodmanFreezer:
         """Checkpoint it; what is to be looked at while it is whole, `while_frozen` looks at right before."""
         while_frozen()
         it = self._at_rest()
-        found = self._connections(it.pid) if it is not None and it.running else Connections()
+        found = (
+            own_connections(self.podman, self.container_id, it.pid) if it is not None and it.running else Connections()
+        )
         self.podman.checkpoint(
             self.container_id, self.archive, leave_running=self.leave_running, connections=found.stay
         )
@@ -114,7 +116,8 @@ class PodmanFreezer:
 
     def connections(self, shared: Shared) -> Connections:
         """See `FreezerLike`."""
-        return Connections() if shared.network_pid is None else self._connections(shared.network_pid)
+        pid = shared.network_pid
+        return Connections() if pid is None else own_connections(self.podman, self.container_id, pid)
 
     def copy_shared(self, shared: Shared, directory: Path) -> Connections:
         """Nothing is shared: what it has in /dev/shm is in the archive."""
@@ -179,23 +182,18 @@ class PodmanFreezer:
         if it is not None and it.checkpoint is not None:
             shutil.rmtree(self.podman.host.host_file(it.checkpoint))
 
-    def _connections(self, pid: int) -> Connections:
-        """One in the node's network has no loopback of its own: what it has there are connections with others."""
-        host = self.podman.host
-        with suppress(FileNotFoundError, ProcessLookupError):
-            return own_connections(self.podman, self.container_id, pid, shares=host.same_network_as_host(pid))
-        return Connections()
 
+def own_connections(podman: Podman, container_id: str, pid: int) -> Connections:
+    """Return the connections of a container, none when it has ended.
 
-def own_connections(podman: Podman, container_id: str, pid: int, *, shares: bool) -> Connections:
-    """Return the connections of a container; of one that shares the node's network those of its own processes.
-
-    Raises:
-        OSError: it has ended.
+    One that shares the node's network has only those of its own processes, and no loopback of its own: what it has
+    there are connections with others.
     """
-    proc = podman.host.path(f"/proc/{pid}")
-    if not shares:
-        return connections(proc)
-    sockets = {inode for own in podman.processes(container_id) for inode in podman.sockets(own)}
-    found = connections(proc, sockets)
-    return Connections(outside=found.within + found.outside)
+    host, proc = podman.host, podman.host.path(f"/proc/{pid}")
+    with suppress(FileNotFoundError, ProcessLookupError):
+        if not host.same_network_as_host(pid):
+            return connections(proc)
+        sockets = {inode for own in podman.processes(container_id) for inode in podman.sockets(own)}
+        found = connections(proc, sockets)
+        return Connections(outside=found.within + found.outside)
+    return Connections()

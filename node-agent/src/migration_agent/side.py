@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 EXPECTED = (ApiUnreachable, PeerUnreachable, RuntimeFailure, FreezeFailure, TicketConflict, OSError)
 """What may go wrong at any time; the step is tried again."""
 
+MESSAGE_LENGTH = 30_000
+"""Of what is journalled and reported for an admin."""
+
 
 class Side(ABC):
     """One side of one migration on this node.

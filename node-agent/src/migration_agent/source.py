@@ -13,7 +13,7 @@ from migration_agent.journal import Journal, SourceRecord
 from migration_agent.ports import ApiUnreachable, Clock, FreezerLike, Peers, PeerState, Registers
 from migration_agent.runtime.interface import ContainerStatus
 from migration_agent.seen import Gone, Seen, Verdict
-from migration_agent.side import Side
+from migration_agent.side import MESSAGE_LENGTH, Side
 from migration_agent.source_copy import CopyFailed, GivenUp, SourceCopy
 from migration_agent.source_memory import SourceMemory
 from migration_agent.source_plan import SourceObservation, SourceStep, abort_reason, next_source_step
@@ -265,13 +265,13 @@ class SourceSide(Side):
             log.info("migration %s: the copy was given up", self.ref.uid)
         except CopyFailed as error:
             log.warning("migration %s: the copy failed: %s", self.ref.uid, error)
-            await self.save(failure=Failure(reason=error.reason, message=str(error)[:30000]))
+            await self.save(failure=Failure(reason=error.reason, message=str(error)[:MESSAGE_LENGTH]))
         except ApiUnreachable as error:
             self.say_trouble(error)  # nothing was touched yet: the next round begins anew
         except Exception as error:
             log.exception("migration %s: the copy failed", self.ref.uid)
             text = f"The agent on node {self.tools.node} failed: {type(error).__name__}: {error}"
-            await self.save(failure=Failure(reason=Reason.CHECKPOINT_FAILED, message=text[:30000]))
+            await self.save(failure=Failure(reason=Reason.CHECKPOINT_FAILED, message=text[:MESSAGE_LENGTH]))
         finally:
             self.poke()
 
@@ -300,7 +300,7 @@ class SourceSide(Side):
         }.get(reason, "The migration was cancelled, deleted, or is not about this pod any more.")
         trouble = self._copy.progress.trouble
         text += f" The transfer's last trouble: {trouble}" if trouble else ""
-        return Failure(reason=reason, message=f"Node {self.tools.node}: {text}"[:30000])
+        return Failure(reason=reason, message=f"Node {self.tools.node}: {text}"[:MESSAGE_LENGTH])
 
     async def _thaw(self, it: SourceObservation) -> None:
         """Let the containers go on; a promise is journalled first, so that no later life forgets to write Abort."""

@@ -19,7 +19,7 @@ from migration_agent.ports import ApiUnreachable, Clock, Comer, Peers, PeerState
 from migration_agent.processes import Processes, ProcessRef
 from migration_agent.restores import Restores
 from migration_agent.seen import Gone, Seen, Verdict
-from migration_agent.side import Side
+from migration_agent.side import MESSAGE_LENGTH, Side
 from migration_agent.succession import Succession
 from migration_agent.target_acts import TargetActs
 from migration_agent.target_plan import TargetObservation, next_target_step
@@ -42,7 +42,6 @@ _ENDED_SECONDS = 30.0
 _SETTLE_EVERY_SECONDS = 0.2
 _FILLING_SECONDS = 0.1
 _EXPECTING_SECONDS = 0.1
-_MESSAGE = 30_000
 
 
 @dataclass(frozen=True)
@@ -151,15 +150,14 @@ class TargetSide(Side):
 
     async def observe(self) -> TargetObservation:
         """Look at register and pod first, at ticket and connections last: those must be the freshest."""
-        request, restores, succession = self.record.request, self.restores, self.succession
+        restores, succession = self.restores, self.succession
         reading = await self._read()
         verdict = self.take(reading)
         matters = verdict is Verdict.COMMIT or succession is not None or restores.lineup().held
         if matters and self.pod_uid and not self.record.settled:
             self._pod = await self._look_at_pod()
         comer = await succession.look(verdict) if succession else Comer.NOBODY
-        if verdict is Verdict.COMMIT and self.record.committed_at_ns is None:
-            await self.save(committed_at_ns=self.tools.clock.boottime_ns())
+        await self.note_commit(verdict)
         losing = restores.losing()  # before the ticket: who went on after the rename is not lost
         await self._look_at_ticket()
         if self.ticket_state is TicketState.PENDING:
@@ -171,9 +169,7 @@ class TargetSide(Side):
         now_ns = self.tools.clock.boottime_ns()
         if held:
             self.progress_ns = now_ns
-        since = max(self.progress_ns or 0, self.record.committed_at_ns or 0)
         connected = self.tools.gates.connected(self.pod_uid)
-        waited = verdict is Verdict.COMMIT and now_ns - since > request.freeze_budget_seconds * 10**9
         return TargetObservation(
             state=self.record.state,
             verdict=verdict,
@@ -196,13 +192,23 @@ class TargetSide(Side):
             dead=not connected and not self.intake.receiving and not self._any_alive(),
             pod=self._pod,
             promise_asked=self._promise_asked,
-            waited=succession.waited(verdict, now_ns) if succession else waited,
+            waited=succession.waited(verdict, now_ns) if succession else self.waited(verdict, now_ns),
             failed=self.record.failure is not None,
             successor=succession is not None,
             proposed=self.record.proposed,
             bound=self.record.pod_uid is not None,
             comer=comer,
         )
+
+    async def note_commit(self, verdict: Verdict) -> None:
+        """Journal when this agent learned of Commit: from then on the budget counts."""
+        if verdict is Verdict.COMMIT and self.record.committed_at_ns is None:
+            await self.save(committed_at_ns=self.tools.clock.boottime_ns())
+
+    def waited(self, verdict: Verdict, now_ns: int) -> bool:
+        """Say whether it is committed, and there was no progress for the length of the freeze budget."""
+        since = max(self.progress_ns or 0, self.record.committed_at_ns or 0)
+        return verdict is Verdict.COMMIT and now_ns - since > self.record.request.freeze_budget_seconds * 10**9
 
     def word(self) -> PeerState:
         """Say what the source's agent may rely on; the ticket on disk or the journal stands behind it."""
@@ -252,7 +258,7 @@ class TargetSide(Side):
         """Note how a restore ended; a failure is the end only before the commit."""
         if event.event == "failed" and self.ticket_state is TicketState.PENDING:
             name = gate.hello.container
-            text = f"Node {self.tools.node} could not restore container {name}: {event.message}"[:_MESSAGE]
+            text = f"Node {self.tools.node} could not restore container {name}: {event.message}"[:MESSAGE_LENGTH]
             log.warning("migration %s: %s", self.ref.uid, text)
             undecided = self.last_verdict in {Verdict.UNDECIDED, Verdict.UNREACHABLE} and self.succession is None
             if self.record.failure is not None:
@@ -299,7 +305,7 @@ class TargetSide(Side):
     async def memory_lost(self, reason: str) -> None:
         """Note that the source has no memory to give any more: whoever restores is about to kill the container."""
         if self.record.memory_lost is None:
-            await self.save(memory_lost=reason[:_MESSAGE])
+            await self.save(memory_lost=reason[:MESSAGE_LENGTH])
 
     def report(self) -> TargetReport:
         """Return the target side as it is now."""

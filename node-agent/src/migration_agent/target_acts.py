@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from migration_agent.restores import is_lazy, restore_options
 from migration_agent.seen import Verdict
+from migration_agent.side import MESSAGE_LENGTH
 from migration_agent.target_steps import TargetStep
 from migration_agent.ticket import ticket_for
 from migration_api.base import now
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _KILL_AFTER_SECONDS = 5.0
-_MESSAGE = 30_000
 
 
 class TargetActs:
@@ -154,7 +154,7 @@ class TargetActs:
             return
         if not intact:
             text = f"Node {side.tools.node} cannot go on and the source on node {source} is dead. {self._last_error()}"
-            await side.save(last_error=text[:_MESSAGE])
+            await side.save(last_error=text[:MESSAGE_LENGTH])
         await self._destroy()
 
     def _last_error(self) -> str:

@@ -17,7 +17,7 @@ from migration_agent.journal import TargetRecord
 from migration_agent.ports import PodState
 from migration_agent.runtime.interface import RuntimeFailure
 from migration_agent.runtime.podman import Podman, PodmanContainer
-from migration_agent.seen import Verdict
+from migration_agent.side import MESSAGE_LENGTH
 from migration_agent.target import TargetSide, TargetTools
 from migration_agent.target_acts import TargetActs
 from migration_agent.target_plan import TargetObservation, next_target_step
@@ -29,8 +29,6 @@ from migration_api.failpoints import Failpoint, reach
 from migration_api.wire import Failure, TargetReport, TargetState
 
 log = logging.getLogger(__name__)
-
-_MESSAGE = 30_000
 
 
 class PodmanTargetSide(TargetSide):
@@ -69,8 +67,7 @@ class PodmanTargetSide(TargetSide):
         """Look at the register first, at Podman last: that must be the freshest."""
         record = self.record
         verdict = self.take(await self._read())
-        if verdict is Verdict.COMMIT and record.committed_at_ns is None:
-            await self.save(committed_at_ns=self.tools.clock.boottime_ns())
+        await self.note_commit(verdict)
         await self._look_at_ticket()
         await self._demand_free()
         await self._demand_whole()
@@ -81,9 +78,7 @@ class PodmanTargetSide(TargetSide):
             it = await self.container()
             await self.note_began(it)
             dead = it is None and not await asyncio.to_thread(self.podman.processes, self.pod_uid)
-        since = max(self.progress_ns or 0, self.record.committed_at_ns or 0)
-        spent = self.tools.clock.boottime_ns() - since > record.request.freeze_budget_seconds * 10**9
-        waited = verdict is Verdict.COMMIT and spent
+        waited = self.waited(verdict, self.tools.clock.boottime_ns())
         return TargetObservation(
             state=self.record.state,
             verdict=verdict,
@@ -147,7 +142,7 @@ class PodmanTargetSide(TargetSide):
 
     async def _fail(self, reason: Reason, text: str) -> None:
         log.warning("migration %s: %s", self.ref.uid, text)
-        await self.save(failure=Failure(reason=reason, message=text[:_MESSAGE]), last_error=text[:_MESSAGE])
+        await self.save(failure=Failure(reason=reason, message=text[:MESSAGE_LENGTH]), last_error=text[:MESSAGE_LENGTH])
 
 
 class _PodmanActs(TargetActs):
@@ -165,7 +160,7 @@ class _PodmanActs(TargetActs):
             await reach(Failpoint.TARGET_PODMAN_RESTORES)
             await asyncio.to_thread(side.podman.restore_from, side.archive)
         except RuntimeFailure as error:
-            text = f"Node {side.tools.node}: Podman could not restore the container: {error}"[:_MESSAGE]
+            text = f"Node {side.tools.node}: Podman could not restore the container: {error}"[:MESSAGE_LENGTH]
             log.warning("migration %s: %s", side.ref.uid, text)
             await side.save(last_error=text)
             return

@@ -18,6 +18,7 @@ from migration_api.names import (
     MOUNT_PATH,
 )
 from migration_operator.generated import suffix
+from migration_operator.placement import NODE_NAME, REQUIRED
 from migration_operator.pods import Json, Pod, mapping, mappings
 from migration_operator.transport_facts import MountPoint
 
@@ -57,7 +58,7 @@ def mount_pod(owner: Owner, claim: str, node: str, image: str) -> Json:
     The scheduler places it, so that a claim that waits for its first user is bound; any taint is tolerated: the
     source's node may be cordoned, and the agent is there, too.
     """
-    here = {"key": "metadata.name", "operator": "In", "values": [node]}
+    here = {"key": NODE_NAME, "operator": "In", "values": [node]}
     required = {"nodeSelectorTerms": [{"matchFields": [here]}]}
     reference = {"apiVersion": API_VERSION, "kind": owner.kind, "name": owner.name, "uid": owner.uid}
     return {
@@ -72,7 +73,7 @@ def mount_pod(owner: Owner, claim: str, node: str, image: str) -> Json:
             "ownerReferences": [{**reference, "controller": True}],
         },
         "spec": {
-            "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}},
+            "affinity": {"nodeAffinity": {REQUIRED: required}},
             "tolerations": [{"operator": "Exists"}],
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,

@@ -12,8 +12,9 @@ from typing import Protocol
 
 from migration_operator.pods import Json, Pod, mapping, mappings
 
-_REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
-_FIELD = "metadata.name"
+REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
+NODE_NAME = "metadata.name"
+"""The only field of a node that an affinity may select by."""
 _KEEPS_OUT = ("NoSchedule", "NoExecute")
 
 
@@ -21,14 +22,14 @@ def without_the_pin(placement: Json) -> Json:
     """Return an affinity and node selector without what pins a pod that was created again to the node it moved to."""
     own = copy.deepcopy(placement)
     node = mapping(mapping(own.get("affinity")).get("nodeAffinity"))
-    terms = mappings(mapping(node.get(_REQUIRED)).get("nodeSelectorTerms"))
+    terms = mappings(mapping(node.get(REQUIRED)).get("nodeSelectorTerms"))
     if terms and all(_names_a_node(term) for term in terms):
-        del node[_REQUIRED]
+        del node[REQUIRED]
     return own
 
 
 def _names_a_node(term: Json) -> bool:
-    return any(it.get("key") == _FIELD for it in mappings(term.get("matchFields")))
+    return any(it.get("key") == NODE_NAME for it in mappings(term.get("matchFields")))
 
 
 class Node(Protocol):
@@ -53,7 +54,7 @@ def objections(pod: Pod, wanted: Mapping[str, str], node: Node) -> Iterator[str]
     missing = sorted(f"{key}={value}" for key, value in selector.items() if labels.get(key) != value)
     if missing:
         yield f"node {name} has not the labels {', '.join(missing)}"
-    required = mapping(mapping(mapping(own.get("affinity")).get("nodeAffinity")).get(_REQUIRED))
+    required = mapping(mapping(mapping(own.get("affinity")).get("nodeAffinity")).get(REQUIRED))
     if required and not selects(required, name, labels):
         yield f"node {name} does not match the pod's node affinity"
     kept_out = [t for t in node.taints if t.get("effect") in _KEEPS_OUT and not _tolerated(pod, t)]
@@ -64,7 +65,7 @@ def objections(pod: Pod, wanted: Mapping[str, str], node: Node) -> Iterator[str]
 def undecidable(pod: Pod) -> str:
     """Return what of a pod's specification only the scheduler can judge; empty when there is nothing."""
     affinity = mapping(pod.spec.get("affinity"))
-    found = [key for key in ("podAffinity", "podAntiAffinity") if mapping(affinity.get(key)).get(_REQUIRED)]
+    found = [key for key in ("podAffinity", "podAntiAffinity") if mapping(affinity.get(key)).get(REQUIRED)]
     spread = mappings(pod.spec.get("topologySpreadConstraints"))
     if any(it.get("whenUnsatisfiable") == "DoNotSchedule" for it in spread):
         found.append("topologySpreadConstraints")
@@ -82,7 +83,7 @@ def _matches(term: Json, name: str, labels: Mapping[str, str]) -> bool:
     if not expressions and not fields:
         return False
     by_label = all(_holds(it, labels.get(str(it.get("key")))) for it in expressions)
-    return by_label and all(_holds(it, name if it.get("key") == _FIELD else None) for it in fields)
+    return by_label and all(_holds(it, name if it.get("key") == NODE_NAME else None) for it in fields)
 
 
 def _holds(requirement: Json, value: str | None) -> bool:

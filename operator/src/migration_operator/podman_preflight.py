@@ -15,7 +15,8 @@ from migration_operator.estimates import (
     ROOM_FACTOR,
 )
 from migration_operator.node_checks import Problem, mismatches, node_problems
-from migration_operator.observation import NodeView, PodmanPair, PreflightFacts
+from migration_operator.observation import PodmanPair, PreflightFacts
+from migration_operator.rivals import ahead, is_unknown
 from migration_operator.transport_checks import transport_problems
 
 _MEBIBYTE = 1024 * 1024
@@ -117,27 +118,18 @@ def _target(migration: ContainerMigration, pair: PodmanPair, it: PodmanContainer
 
 
 def _rivals(migration: ContainerMigration, facts: PreflightFacts, it: PodmanContainerFacts) -> Iterator[Problem]:
-    mine = _age(migration)
-    for rival in facts.rivals:
-        if _age(rival) < mine or rival.status.source.pod_uid == it.id:
-            what = f"the Podman container {it.name} is moved by the ContainerMigration {rival.metadata.name}"
-            yield Problem(Why.ALREADY_MIGRATING, what)
-    known = {migration.metadata.uid, *(rival.metadata.uid for rival in facts.rivals)}
-    if it.migration and it.migration not in known:
+    for rival in ahead(migration, facts.rivals, it.id):
+        what = f"the Podman container {it.name} is moved by the ContainerMigration {rival.metadata.name}"
+        yield Problem(Why.ALREADY_MIGRATING, what)
+    if is_unknown(it.migration, migration, facts.rivals):
         what = f"the agent still holds the Podman container {it.name} for the migration with UID {it.migration}"
         yield Problem(Why.ALREADY_MIGRATING, what)
-
-
-def _age(migration: ContainerMigration) -> tuple[str, str]:
-    """The older goes first; of two in one second the one with the smaller UID."""
-    created = migration.metadata.creation_timestamp
-    return (created.isoformat() if created else "", migration.metadata.uid)
 
 
 def _size(migration: ContainerMigration, facts: PreflightFacts, it: PodmanContainerFacts) -> Iterator[Problem]:
     needed = room_needed(it)
     for node in (facts.source, facts.target):
-        if node and node.facts and needed > _room(node):
+        if node and node.facts and needed > node.facts.room_bytes:
             what = f"the checkpoint may take {needed // _MEBIBYTE} MiB, and node {node.name} has no room for it"
             yield Problem(Why.NO_ROOM, what)
     speed = DUMP_BYTES_PER_SECOND if migration.spec.leave_source_running else FREEZE_BYTES_PER_SECOND
@@ -145,7 +137,3 @@ def _size(migration: ContainerMigration, facts: PreflightFacts, it: PodmanContai
     if estimate > migration.spec.freeze_budget_seconds:
         what = f"the Podman container {it.name} would stand still for about {estimate:.0f} s, longer than the budget"
         yield Problem(Why.FREEZE_TOO_LONG, f"{what} of {migration.spec.freeze_budget_seconds} s")
-
-
-def _room(node: NodeView) -> int:
-    return max(node.facts.run_bytes_free, node.facts.disk_bytes_free) if node.facts else 0

@@ -25,6 +25,7 @@ from migration_operator.owners import objection
 from migration_operator.podman_preflight import podman_problems
 from migration_operator.pods import Pod, mapping, mappings
 from migration_operator.restore_preflight import restore_problems
+from migration_operator.rivals import ahead, is_unknown
 from migration_operator.successor_checks import successor_problems
 from migration_operator.transport_checks import transport_problems
 
@@ -236,7 +237,7 @@ def _candidates(case: _Case, source: NodeView) -> Iterator[Problem]:
 def _room(case: _Case, node: NodeView) -> Iterator[Problem]:
     facts, strategy = case.facts.pod_facts, case.migration.spec.strategy
     needed = room_needed(facts, strategy) if facts else 0
-    if node.facts and needed > max(node.facts.run_bytes_free, node.facts.disk_bytes_free):
+    if node.facts and needed > node.facts.room_bytes:
         disk = node.facts.disk_bytes_free
         on_disk = f"its disk {disk // _MEBIBYTE} MiB" if disk else "the chart allows none on its disk"
         yield Problem(
@@ -252,25 +253,17 @@ def _target_name(case: _Case) -> Iterator[Problem]:
 
 
 def _rivals(case: _Case) -> Iterator[Problem]:
-    mine = _age(case.migration)
-    for rival in case.facts.rivals:
-        if _age(rival) < mine or rival.status.source.pod_uid == case.pod.uid:
-            yield Problem(
-                Why.ALREADY_MIGRATING,
-                f"pod {case.pod.name} is being moved by the ContainerMigration {rival.metadata.name}",
-            )
+    for rival in ahead(case.migration, case.facts.rivals, case.pod.uid):
+        yield Problem(
+            Why.ALREADY_MIGRATING,
+            f"pod {case.pod.name} is being moved by the ContainerMigration {rival.metadata.name}",
+        )
     held_by = case.facts.pod_facts.migration if case.facts.pod_facts else None
-    if held_by and held_by not in {case.migration.metadata.uid, *(r.metadata.uid for r in case.facts.rivals)}:
+    if is_unknown(held_by, case.migration, case.facts.rivals):
         yield Problem(
             Why.ALREADY_MIGRATING,
             f"the agent on {case.pod.node_name} still holds pod {case.pod.name} for the migration with UID {held_by}",
         )
-
-
-def _age(migration: ContainerMigration) -> tuple[str, str]:
-    """Order migrations of one pod: the older goes first; of two in one second the one with the smaller UID."""
-    created = migration.metadata.creation_timestamp
-    return (created.isoformat() if created else "", migration.metadata.uid)
 
 
 def _freeze(case: _Case) -> Iterator[Problem]:

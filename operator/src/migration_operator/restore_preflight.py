@@ -74,4 +74,4 @@ def _size(facts: PreflightFacts) -> int:
 
 
 def _has_room(node: NodeView, size: int) -> bool:
-    return node.facts is None or size <= max(node.facts.run_bytes_free, node.facts.disk_bytes_free)
+    return node.facts is None or size <= node.facts.room_bytes

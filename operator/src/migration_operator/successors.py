@@ -12,7 +12,7 @@ from migration_operator.kube import Kube, KubeError
 from migration_operator.node_checks import unfit
 from migration_operator.observation import Observation, PreflightFacts
 from migration_operator.owners import likeness
-from migration_operator.placement import selects
+from migration_operator.placement import REQUIRED, selects
 from migration_operator.pods import Json, Pod, mapping, mappings
 from migration_operator.successor_checks import keeps_out
 
@@ -52,7 +52,7 @@ async def with_its_pin(kube: Kube, o: Observation) -> Observation:
 def _unpinned(found: Pod, o: Observation) -> str:
     node = o.migration.status.target.node_name or ""
     affinity = mapping(mapping(found.spec.get("affinity")).get("nodeAffinity"))
-    required = mapping(affinity.get("requiredDuringSchedulingIgnoredDuringExecution"))
+    required = mapping(affinity.get(REQUIRED))
     # By the field alone: whatever labels other nodes may have.
     pinned = selects(required, node, {}) and len(mappings(required.get("nodeSelectorTerms"))) == 1
     marked = found.migration == o.migration.metadata.uid and found.spec.get("runtimeClassName") == RUNTIME_HANDLER

@@ -18,7 +18,7 @@ from migration_api.names import (
 )
 from migration_operator.generated import add_generated, suffix, without_generated
 from migration_operator.owners import HASH_LABEL, SET_BY_OTHERS, set_aside
-from migration_operator.placement import without_the_pin
+from migration_operator.placement import NODE_NAME, REQUIRED, without_the_pin
 from migration_operator.pods import Json, Pod, mapping, mappings
 
 _NAME_LENGTH = 63
@@ -27,7 +27,6 @@ _NAME_LENGTH = 63
 _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 _INJECTED_TOKEN = re.compile(r"kube-api-access-[a-z0-9]{5}")
 _REPO_DIGEST = re.compile(r"[^@]+@sha256:[0-9a-f]{64}")
-_NODE_NAME_FIELD = "metadata.name"
 
 
 def name_for(migration: ContainerMigration, source: str, earlier_migration: str | None) -> str:
@@ -131,7 +130,7 @@ def _place(spec: Json, placement: Json, target: Target, excluded: list[str], avo
     affinity = copy.deepcopy(mapping(placement.get("affinity")))
     node_affinity = affinity.setdefault("nodeAffinity", {})
     if pins:  # an empty term would match no node at all
-        required = node_affinity.setdefault("requiredDuringSchedulingIgnoredDuringExecution", {})
+        required = node_affinity.setdefault(REQUIRED, {})
         # Terms are alternatives: the pin belongs in each of them.
         terms = mappings(required.get("nodeSelectorTerms")) or [{}]
         for term in terms:
@@ -149,7 +148,7 @@ def _place(spec: Json, placement: Json, target: Target, excluded: list[str], avo
 
 
 def _named(operator: str, node: str) -> Json:
-    return {"key": _NODE_NAME_FIELD, "operator": operator, "values": [node]}
+    return {"key": NODE_NAME, "operator": operator, "values": [node]}
 
 
 def _all_containers(spec: Json) -> list[Json]:

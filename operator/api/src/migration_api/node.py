@@ -49,6 +49,11 @@ class NodeFacts(Model):
     disk_bytes_free: Annotated[int, Field(ge=0, json_schema_extra={"format": "int64"})] = 0
     """Room for checkpoints on the node's disk, in bytes; 0 when the chart does not allow them there."""
 
+    @property
+    def room_bytes(self) -> int:
+        """The largest checkpoint that the node has room for: it lies in one of the two places."""
+        return max(self.run_bytes_free, self.disk_bytes_free)
+
 
 class MigrationNodeStatus(Model):
     """What the node's agent reports about itself."""
