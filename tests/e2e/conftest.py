@@ -14,11 +14,11 @@ import pytest
 from support import machine
 from support import programs as programs_support
 from support import testbed as testbed_support
-from support.cluster import Kubectl, NotInTimeError, agents, on_node, schedulable, wait_for, what_happened, workers
+from support.cluster import Kubectl, NotInTimeError, able, on_node, schedulable, wait_for, what_happened, workers
 from support.follower import Follower
 from support.kept import Kept
 from support.migration import Migrations, leftovers
-from support.pages import FAILPOINTS
+from support.points import FAILPOINTS
 from support.stores import Bucket, Folder
 from support.table import Table
 
@@ -145,8 +145,7 @@ def bucket(testbed: testbed_support.Testbed, kubectl: Kubectl, namespace: str) -
 @pytest.fixture(scope="session")
 def programs(testbed: testbed_support.Testbed) -> None:
     """The image of `support.programs` on every node, built where the packages are: outside the cluster's network."""
-    outside = ("nsenter", f"--net=/proc/{machine.outside()}/ns/net", "--")
-    builder = testbed_support.Testbed(testbed.name, outside)
+    builder = testbed_support.Testbed(testbed.name, machine.machines_network())
     builder("build", "workload-full", timeout=900)
     builder("load", programs_support.IMAGE, timeout=900)
 
@@ -165,9 +164,7 @@ def kubectl(api: Kubectl) -> Kubectl:
     """kubectl as cluster admin; the operator and all agents are ready."""
     kubectl = api
     try:
-        wait_for(
-            "two nodes that can take part", lambda: len(workers(kubectl)) >= 2 and len(agents(kubectl)) >= 2, seconds=90
-        )
+        able(kubectl, 90)
     except NotInTimeError as problem:
         pytest.exit(f"{problem}\n{what_happened(kubectl, ())}", returncode=1)
     return kubectl

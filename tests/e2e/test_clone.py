@@ -16,13 +16,12 @@ from support.cluster import Kubectl, Manifest, condition, on_node, wait_for
 from support.follower import Follower
 from support.migration import Migrations, migration, pod
 from support.owners import is_owned, watching, workload
+from support.points import FAILPOINTS
 from support.several import COUNTER
 from support.stores import Folder
 from support.workloads import Redis, ballast, counter
 
 pytestmark = pytest.mark.usefixtures("clean_nodes")
-
-FAILPOINTS = "/run/container-migration/failpoints"
 
 
 def clone_of(migrations: Migrations, name: str, node: str, pod_name: str, **spec: object) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from migration_api.conditions import Reason
-from support.cluster import SYSTEM, Kubectl, Manifest, agents, condition, on_node, wait_for, workers
+from support.cluster import SYSTEM, Kubectl, Manifest, able, agents, condition, on_node, wait_for
 from support.migration import WORKLOAD, Migrations, pod
 from support.workloads import ballast, counter
 
@@ -33,10 +33,6 @@ def upgrade(*sets: str) -> None:
     """Upgrade the release as it is, or install it with what the tests use."""
     options = [word for value in sets for word in ("--set", value)]
     helm("upgrade", RELEASE, ".", "--reuse-values", "--server-side=true", "--wait", "--timeout=3m", *options)
-
-
-def able(kubectl: Kubectl) -> None:
-    wait_for("two able nodes", lambda: len(workers(kubectl)) >= 2 and len(agents(kubectl)) >= 2, seconds=120)
 
 
 def doc_blocks(kind: str) -> list[str]:

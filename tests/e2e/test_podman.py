@@ -14,9 +14,9 @@ from migration_api.failpoints import Failpoint
 from migration_api.preflight_reasons import PreflightReason as Why
 from support import machine
 from support.archives import checkpointctl
-from support.cluster import SYSTEM, Kubectl, agents, condition, wait_for, workers
+from support.cluster import SYSTEM, Kubectl, able, condition, wait_for
 from support.migration import WORKLOAD
-from support.podmans import FAILPOINTS, Podmans
+from support.podmans import Podmans
 from support.stores import Folder
 from support.testbed import Testbed
 
@@ -98,12 +98,13 @@ def test_s1_one_archive_with_images_and_state_travels(podmans: Podmans, folder: 
     """The real checkpointctl reads what lies at the target before it is restored."""
     container_id = podmans.run()
     podmans.counting(podmans.source)
-    podmans.arm(podmans.target, Failpoint.TARGET_PODMAN_RESTORES, "hang")
+    podmans.points.arm(podmans.target, Failpoint.TARGET_PODMAN_RESTORES, "hang")
     podmans.move()
-    podmans.reached(podmans.target, Failpoint.TARGET_PODMAN_RESTORES)
+    podmans.points.reached(podmans.target, Failpoint.TARGET_PODMAN_RESTORES)
     where = "/run/container-migration/images/*/container/images/podman.tar"
     modes = podmans.shell(podmans.target, f"stat -c '%a %U' {where}").split()
-    podmans.shell(podmans.target, f"cp {where} {folder.on_nodes}/archive.tar; rm -rf {FAILPOINTS}")
+    podmans.shell(podmans.target, f"cp {where} {folder.on_nodes}/archive.tar")
+    podmans.points.clear()
     podmans.succeeded()
     assert modes == ["600", "root"], "memory images are secrets"
     archive = tmp_path / "archive.tar"
@@ -183,11 +184,12 @@ def test_s5_the_source_can_be_left_running(podmans: Podmans) -> None:
 def test_s6_a_damaged_archive_is_refused_before_the_commit(podmans: Podmans) -> None:
     podmans.run()
     podmans.counting(podmans.source)
-    podmans.arm(podmans.source, Failpoint.SOURCE_DUMPED, "hang")
+    podmans.points.arm(podmans.source, Failpoint.SOURCE_DUMPED, "hang")
     podmans.move()
-    podmans.reached(podmans.source, Failpoint.SOURCE_DUMPED)
+    podmans.points.reached(podmans.source, Failpoint.SOURCE_DUMPED)
     where = "/run/container-migration/images/*/container/images/podman.tar"
-    podmans.shell(podmans.source, f"tar --delete -f {where} checkpoint/inventory.img; rm -rf {FAILPOINTS}")
+    podmans.shell(podmans.source, f"tar --delete -f {where} checkpoint/inventory.img")
+    podmans.points.clear()
     done = podmans.finished()
     assert condition(done, "Succeeded")["reason"] == Reason.ROLLED_BACK
     assert done["status"]["decision"] == "Abort"
@@ -245,10 +247,11 @@ def test_i1_i2_a_restore_that_fails_goes_back_to_the_source(podmans: Podmans) ->
     """After the commit, with the image taken away in between."""
     podmans.run()
     before = podmans.counting(podmans.source)
-    podmans.arm(podmans.target, Failpoint.TARGET_PODMAN_RESTORES, "hang")
+    podmans.points.arm(podmans.target, Failpoint.TARGET_PODMAN_RESTORES, "hang")
     podmans.move(freezeBudgetSeconds=45)
-    podmans.reached(podmans.target, Failpoint.TARGET_PODMAN_RESTORES)
-    podmans.shell(podmans.target, f"podman rmi {WORKLOAD} >/dev/null; rm -rf {FAILPOINTS}")
+    podmans.points.reached(podmans.target, Failpoint.TARGET_PODMAN_RESTORES)
+    podmans.shell(podmans.target, f"podman rmi {WORKLOAD} >/dev/null")
+    podmans.points.clear()
     done = podmans.finished()
     assert done["status"]["target"]["outcome"] == "Returned"
     assert "Podman could not restore" in done["status"]["target"]["message"]
@@ -274,11 +277,10 @@ def test_i4_an_agent_that_is_killed_in_the_middle_goes_on(
     podmans.run()
     before = podmans.counting(podmans.source)
     node = podmans.source if where == "source" else podmans.target
-    podmans.arm(node, point, "kill")
+    podmans.points.arm(node, point, "kill")
     podmans.move()
     done = podmans.finished()
-    kubectl = podmans.kubectl
-    wait_for("two able nodes", lambda: len(workers(kubectl)) >= 2 and len(agents(kubectl)) >= 2, seconds=120)
+    able(podmans.kubectl)
     assert done["status"]["decision"] == decided
     goes_on_at = podmans.target if decided == "Commit" else podmans.source
     assert podmans.counting(goes_on_at) > before
@@ -288,16 +290,15 @@ def test_i4_an_agent_that_is_killed_in_the_middle_goes_on(
 def test_i2_what_is_cancelled_while_it_is_stopped_goes_on(podmans: Podmans) -> None:
     podmans.run()
     before = podmans.counting(podmans.source)
-    podmans.arm(podmans.source, Failpoint.SOURCE_SENT, "hang")
-    podmans.arm(podmans.target, Failpoint.TARGET_COMMIT, "hang")
+    podmans.points.arm(podmans.source, Failpoint.SOURCE_SENT, "hang")
+    podmans.points.arm(podmans.target, Failpoint.TARGET_COMMIT, "hang")
     podmans.move()
-    podmans.reached(podmans.target, Failpoint.TARGET_COMMIT)
+    podmans.points.reached(podmans.target, Failpoint.TARGET_COMMIT)
     assert podmans.status(podmans.source) == "exited"
     podmans.kubectl("patch", "cmig", "podman-move", "-n", SYSTEM, "--type=merge", "-p", '{"spec":{"cancel":true}}')
     decided = "jsonpath={.status.decision}=Abort"
     podmans.kubectl("wait", "cmig/podman-move", "-n", SYSTEM, f"--for={decided}", "--timeout=30s")
-    for node in (podmans.source, podmans.target):
-        podmans.shell(node, f"rm -rf {FAILPOINTS}")
+    podmans.points.clear()
     assert condition(podmans.finished(), "Succeeded")["reason"] == Reason.ROLLED_BACK
     assert podmans.counting(podmans.source) > before
     podmans.runs_only_at(podmans.source)

@@ -6,7 +6,8 @@ import pytest
 
 from support.cluster import SYSTEM, Kubectl, Manifest, agents, condition, on_node, wait_for
 from support.migration import Migrations, container_id, leftovers
-from support.pages import FAILPOINTS, restarts, running_because, start, verified
+from support.pages import restarts, running_because, start, verified
+from support.points import FAILPOINTS
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("clean_nodes")]
 

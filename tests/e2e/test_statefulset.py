@@ -192,18 +192,30 @@ def test_several_containers_and_one_that_starts_afresh(
     assert numbers(NAME, "afresh")[0] == 1
 
 
+def stands_at(
+    point: str, kubectl: Kubectl, migrations: Migrations, nodes: tuple[str, str], points: Points
+) -> tuple[Manifest, Follower]:
+    """Run a StatefulSet that counts, and move its pod until the target's agent hangs at that point."""
+    before, log = counting(migrations, kubectl)
+    target = other(nodes, before)
+    points.arm(target, point, "hang")
+    migrations.start("move", NAME, target={"nodeName": target})
+    points.reached(target, point)
+    return before, log
+
+
+def given_up(migrations: Migrations) -> None:
+    wait_for("Abort", lambda: (migrations.get("move") or {})["status"].get("decision") == "Abort", seconds=30)
+
+
 @pytest.mark.usefixtures("clean_nodes")
 def test_i2_given_up_before_the_commit_the_source_goes_on_and_nothing_is_pinned(
     kubectl: Kubectl, migrations: Migrations, nodes: tuple[str, str], points: Points
 ) -> None:
-    before, log = counting(migrations, kubectl)
-    target = other(nodes, before)
-    points.arm(target, "target.commit", "hang")
-    migrations.start("move", NAME, target={"nodeName": target})
-    points.reached(target, "target.commit")
+    before, log = stands_at("target.commit", kubectl, migrations, nodes, points)
     wish = json.dumps({"spec": {"cancel": True}})
     kubectl("patch", "cmig", "move", "-n", migrations.namespace, "--type=merge", "-p", wish)
-    wait_for("Abort", lambda: (migrations.get("move") or {})["status"].get("decision") == "Abort", seconds=30)
+    given_up(migrations)
     points.clear()
     assert condition(migrations.finished("move"), "Succeeded")["reason"] == "RolledBack"
     stays(migrations, before, log)
@@ -214,13 +226,9 @@ def test_a_source_that_is_deleted_before_the_commit_is_lost_as_ever(
     kubectl: Kubectl, migrations: Migrations, nodes: tuple[str, str], points: Points
 ) -> None:
     """What is created meanwhile is pinned, and never starts; then an ordinary pod comes."""
-    before, _ = counting(migrations, kubectl)
-    target = other(nodes, before)
-    points.arm(target, "target.commit", "hang")
-    migrations.start("move", NAME, target={"nodeName": target})
-    points.reached(target, "target.commit")
+    stands_at("target.commit", kubectl, migrations, nodes, points)
     kubectl("delete", "pod", NAME, "-n", migrations.namespace, "--grace-period=0", "--force")
-    wait_for("Abort", lambda: (migrations.get("move") or {})["status"].get("decision") == "Abort", seconds=30)
+    given_up(migrations)
     points.clear()
     assert condition(migrations.finished("move"), "Succeeded")["reason"] == "SourceLost"
 
@@ -273,11 +281,7 @@ def fresh_agent(kubectl: Kubectl, node: str) -> None:
 def test_i4_the_operator_is_killed_after_the_commit(
     kubectl: Kubectl, migrations: Migrations, nodes: tuple[str, str], points: Points
 ) -> None:
-    before, log = counting(migrations, kubectl)
-    target = other(nodes, before)
-    points.arm(target, "target.committed", "hang")
-    migrations.start("move", NAME, target={"nodeName": target})
-    points.reached(target, "target.committed")
+    before, log = stands_at("target.committed", kubectl, migrations, nodes, points)
     component = "app.kubernetes.io/component=operator"
     kubectl("delete", "pods", "-n", SYSTEM, "-l", component, "--grace-period=0", "--force")
     points.clear()
@@ -297,11 +301,7 @@ def test_i4_the_operator_is_killed_after_the_commit(
 def test_i4_a_pod_that_is_deleted_before_it_resumed_is_followed_by_the_next(
     kubectl: Kubectl, migrations: Migrations, nodes: tuple[str, str], points: Points, point: str
 ) -> None:
-    before, log = counting(migrations, kubectl)
-    target = other(nodes, before)
-    points.arm(target, point, "hang")
-    migrations.start("move", NAME, target={"nodeName": target})
-    points.reached(target, point)
+    before, log = stands_at(point, kubectl, migrations, nodes, points)
     second = migrations.pod(NAME)
     assert second is not None
     assert second["metadata"]["uid"] != before["metadata"]["uid"]
@@ -318,11 +318,7 @@ def test_i2_the_object_forced_away_around_the_commit(
     kubectl: Kubectl, migrations: Migrations, nodes: tuple[str, str], points: Points
 ) -> None:
     """Nobody can tell any more whether Commit was written; but the source is asked, and has not given its name away."""
-    before, log = counting(migrations, kubectl)
-    target = other(nodes, before)
-    points.arm(target, "target.commit", "hang")
-    migrations.start("move", NAME, target={"nodeName": target})
-    points.reached(target, "target.commit")
+    before, log = stands_at("target.commit", kubectl, migrations, nodes, points)
     force_away(kubectl, migrations)
     points.clear()
     stays(migrations, before, log)
@@ -333,11 +329,7 @@ def test_i4_the_object_forced_away_when_the_name_is_given(
     kubectl: Kubectl, migrations: Migrations, nodes: tuple[str, str], points: Points
 ) -> None:
     """There is no way back: the pod that was created meanwhile goes on all the same."""
-    before, log = counting(migrations, kubectl)
-    target = other(nodes, before)
-    points.arm(target, "target.bound", "hang")
-    migrations.start("move", NAME, target={"nodeName": target})
-    points.reached(target, "target.bound")
+    before, log = stands_at("target.bound", kubectl, migrations, nodes, points)
     force_away(kubectl, migrations)
     points.clear()
     went_on(migrations, kubectl, before, log)

@@ -14,12 +14,16 @@ from pydantic import SecretStr
 
 from migration_agent.freeze import FreezeFailure
 from migration_agent.freezer import Freezer
+from migration_agent.gate import Gates
 from migration_agent.journal import Journal
 from migration_agent.paths import Layout
 from migration_agent.ports import ApiUnreachable, GaveUp, NamedPod, PeerState, PeerUnreachable, PodState, Sending
 from migration_agent.processes import Processes
 from migration_agent.runtime.interface import Container, ContainerStatus, Dump, RuntimeFailure, Shared
 from migration_agent.seen import Gone, Seen
+from migration_agent.target import TargetTools
+from migration_agent.ticket import Tickets
+from migration_agent.vault import Vault
 from migration_api.migration import Decision, Outcome
 from migration_api.shipping import Shipping
 from migration_api.wire import Connections, Failure, MigrationRef, RefKind, SourceRequest, TargetRequest, Thaw
@@ -409,3 +413,27 @@ def journal_at(root: Path) -> Journal:
     layout = Layout(root)
     layout.prepare()
     return Journal(layout)
+
+
+def target_tools(
+    journal: Journal,
+    vault: Vault,
+    tickets: Tickets,
+    registers: FakeRegisters,
+    *,
+    peers: FakePeers,
+    clock: FakeClock,
+    processes: Processes | None = None,
+) -> TargetTools:
+    """Return what a target side on node-b works with; nobody is at its gate, and without `processes` nobody lives."""
+    return TargetTools(
+        journal=journal,
+        vault=vault,
+        tickets=tickets,
+        registers=registers,
+        peers=peers,
+        gates=Gates(),
+        clock=clock,
+        processes=processes or Processes(lambda _: None),
+        node="node-b",
+    )

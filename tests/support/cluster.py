@@ -115,6 +115,12 @@ def workers(kubectl: Kubectl) -> list[str]:
     return sorted(n["metadata"]["name"] for n in kubectl.list("nodes", labels="containermigration.io/target=true"))
 
 
+def able(kubectl: Kubectl, seconds: float = 120) -> None:
+    """Wait until two nodes can take part and their agents run."""
+    enough = "two nodes that can take part"
+    wait_for(enough, lambda: len(workers(kubectl)) >= 2 and len(agents(kubectl)) >= 2, seconds=seconds)
+
+
 def what_happened(kubectl: Kubectl, namespaces: Iterable[str]) -> str:
     """Return conditions, pods, events and the components' last log lines, for the message of a failure."""
     parts: list[str] = []

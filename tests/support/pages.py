@@ -6,8 +6,6 @@ from support.cluster import Manifest, condition, wait_for
 from support.follower import Follower
 from support.migration import Migrations, pod
 
-FAILPOINTS = "/run/container-migration/failpoints"
-
 PROGRAM = """
 import array, mmap, os, random, signal, sys
 SIZE, PAGES, DROPPED = mmap.PAGESIZE, 192 * 256, 64

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
-from support.cluster import SYSTEM, Kubectl, Manifest, agents, condition, wait_for
+from support.cluster import SYSTEM, Kubectl, Manifest, condition, on_node, wait_for
 from support.migration import WORKLOAD
+from support.points import Points
 
 COUNTER = "i=0; while :; do i=$((i+1)); echo $i >> /numbers; sleep 0.1; done"
 """Its only copy of where it is, is in memory."""
-FAILPOINTS = "/run/container-migration/failpoints"
-SHARED = "/mnt/shared"
 
 LOAD = f"""
 podman image exists {WORKLOAD} && exit 0
@@ -42,15 +42,15 @@ class Podmans:
     target: str
     name: str = "counter"
     """Of the container that a test moves."""
-    _agents: dict[str, str] = field(default_factory=dict[str, str])
-    """Their pods stay, also when an agent is killed in one."""
+
+    @cached_property
+    def points(self) -> Points:
+        """The agents' failpoints."""
+        return Points(self.kubectl)
 
     def shell(self, node: str, script: str, timeout: float = 60) -> str:
         """Run a shell script in a node's own namespaces."""
-        if not self._agents:
-            self._agents.update(agents(self.kubectl))
-        words = ("nsenter", "-t", "1", "-a", "--", "sh", "-c", script)
-        return self.kubectl.exec(self._agents[node], SYSTEM, *words, timeout=timeout)
+        return on_node(self.kubectl, node, script, timeout)
 
     def on(self, node: str, *command: str, timeout: float = 60) -> str:
         """Run a command of Podman's on a node and return what it wrote."""
@@ -137,19 +137,11 @@ class Podmans:
         """Remove the migration's object."""
         self.kubectl("delete", "cmig", "podman-move", "-n", namespace, "--ignore-not-found", timeout=120)
 
-    def arm(self, node: str, point: str, deed: str) -> None:
-        """Arm a failpoint of a node's agent."""
-        self.shell(node, f"mkdir -p {FAILPOINTS} && echo {deed} > {FAILPOINTS}/{point}")
-
-    def reached(self, node: str, point: str) -> None:
-        """Wait until the failpoint was reached."""
-        hit = f"{FAILPOINTS}/{point}.hit"
-        wait_for(point, lambda: "hit" in self.shell(node, f"[ -e {hit} ] && echo hit; true"), seconds=60)
-
     def clear(self) -> None:
         """Leave nothing behind."""
         self.forget()
+        self.points.clear()
         for node in (self.source, self.target):
-            self.shell(node, f"rm -rf {FAILPOINTS}; podman rm --all --force --time 0 >/dev/null 2>&1; true")
+            self.shell(node, "podman rm --all --force --time 0 >/dev/null 2>&1; true")
             self.shell(node, "podman volume rm --all --force >/dev/null 2>&1; true")
         self.shell(self.source, UNIFIED)  # it is the machine's own

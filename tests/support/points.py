@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 from support.cluster import Kubectl, on_node, wait_for
 
-_DIRECTORY = "/run/container-migration/failpoints"
+FAILPOINTS = "/run/container-migration/failpoints"
+"""On a node: what its agent, interposer and pager do when they reach a point."""
 
 
 @dataclass
@@ -19,17 +20,17 @@ class Points:
     def arm(self, node: str, point: str, deed: str) -> None:
         """Let the agent on that node do this when it reaches the point: `kill`, `hang`, `fail`, `delay SECONDS`."""
         self._nodes.add(node)
-        on_node(self.kubectl, node, f"mkdir -p {_DIRECTORY} && echo '{deed}' > {_DIRECTORY}/{point}")
+        on_node(self.kubectl, node, f"mkdir -p {FAILPOINTS} && echo '{deed}' > {FAILPOINTS}/{point}")
 
     def reached(self, node: str, point: str, seconds: float = 60) -> None:
         """Wait until the agent has reached the point."""
         wait_for(f"{point} on {node}", lambda: self.was_reached(node, point), seconds=seconds)
 
     def was_reached(self, node: str, point: str) -> bool:
-        return "yes" in on_node(self.kubectl, node, f"[ ! -e {_DIRECTORY}/{point}.hit ] || echo yes")
+        return "yes" in on_node(self.kubectl, node, f"[ ! -e {FAILPOINTS}/{point}.hit ] || echo yes")
 
     def clear(self) -> None:
         """Disarm all and let everybody go on."""
         for node in sorted(self._nodes):
-            on_node(self.kubectl, node, f"rm -rf {_DIRECTORY}")
+            on_node(self.kubectl, node, f"rm -rf {FAILPOINTS}")
         self._nodes.clear()

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from support.protocol.podman_source import blank_source, forget_source, source
 from support.protocol.podman_target import forget_target, target
-from support.protocol.podman_world import ENDED, PROMISED, Edges, Rules, World, decide, podmans
+from support.protocol.podman_world import Edges, Rules, World, decide, podmans
+from support.protocol.world import ENDED, PROMISED
 
 
 def operator(w: World) -> Edges:

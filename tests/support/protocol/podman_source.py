@@ -7,7 +7,8 @@ from migration_agent.seen import Verdict
 from migration_agent.source_plan import SourceObservation, SourceStep
 from migration_api.wire import SourceState
 from support.protocol.podman_target import answer
-from support.protocol.podman_world import BEGUN, ENDED, STOPPED_AFTER, Edges, Rules, World, decide, remember
+from support.protocol.podman_world import Edges, Rules, World, decide
+from support.protocol.world import BEGUN, ENDED, PAUSED, remember
 
 
 def forget_source(w: World) -> World:
@@ -44,7 +45,7 @@ def _source_looks(w: World, rules: Rules) -> Edges:
     if w.s_state in BEGUN:
         busy = bool(w.s_command) and rules.source_waits
         alive = busy or w.here in {"running", "kept", "paused"}
-        running = w.s_state in STOPPED_AFTER and (busy or w.here == "running")
+        running = w.s_state in PAUSED and (busy or w.here == "running")
     it = SourceObservation(
         state=SourceState(w.s_state),
         verdict=Verdict(known),

@@ -8,7 +8,8 @@ from migration_agent.target_plan import TargetObservation
 from migration_agent.target_steps import TargetStep
 from migration_agent.ticket import TicketState
 from migration_api.wire import TargetState
-from support.protocol.podman_world import PROMISED, STOPPED_AFTER, Edges, Rules, World, conclude, decide, remember
+from support.protocol.podman_world import Edges, Rules, World, conclude, decide
+from support.protocol.world import PAUSED, PROMISED, remember
 
 
 def forget_target(w: World) -> World:
@@ -142,7 +143,7 @@ def _return(w: World, step: str, at: str) -> Edges:
     elif not (w.peers and w.s_up):
         yield "target agent gets no answer", idle
     else:
-        intact = w.s_state in STOPPED_AFTER and w.here in {"kept", "paused"} and not w.s_command
+        intact = w.s_state in PAUSED and w.here in {"kept", "paused"} and not w.s_command
         goes = intact or step == TargetStep.RETURN_ANYWAY
         after = w._replace(t_plan=(step, "destroy")) if goes else idle._replace(t_waited=False)
         yield f"target agent learns that the source is {'' if intact else 'not '}intact", after

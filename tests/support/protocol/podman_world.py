@@ -7,19 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import NamedTuple
 
-from migration_agent.seen import Gone, Seen, Verdict, remembered, verdict
 from migration_agent.source_plan import SourceObservation, SourceStep, next_source_step
 from migration_agent.target_plan import TargetObservation, next_target_step
 from migration_agent.target_steps import TargetStep
-from migration_api.migration import Decision, Outcome
-
-ENDED = frozenset({"Thawed", "Released", "Lost"})
-STOPPED_AFTER = frozenset({"Dumped", "Sent"})
-BEGUN = frozenset({"Fenced", "Frozen", "Dumped", "Sent"})
-PROMISED = frozenset({"Destroyed", "Returned"})
+from support.protocol.world import reading
 
 
 @dataclass(frozen=True)
@@ -93,22 +86,11 @@ class World(NamedTuple):
 
     @property
     def registers(self) -> str:
-        return _verdict(self.exists, self.decision, self.outcome)
+        return reading(self.exists, self.decision, self.outcome)
 
 
 Edge = tuple[str, World]
 Edges = Iterator[Edge]
-
-
-@cache
-def _verdict(exists: bool, decision: str, outcome: str) -> str:
-    if not exists:
-        return verdict(Gone()).value
-    return verdict(Seen(Decision(decision) if decision else None, Outcome(outcome) if outcome else None)).value
-
-
-def remember(before: str, now: str, ended: bool) -> str:
-    return now if ended else remembered(Verdict(before), Verdict(now)).value
 
 
 def decide(w: World, value: str) -> World:

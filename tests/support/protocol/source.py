@@ -12,11 +12,8 @@ from support.protocol.api import delete_source, write
 from support.protocol.invariants import own_ticket
 from support.protocol.rules import Rules
 from support.protocol.target import answer
-from support.protocol.world import Edges, World, fly, remember
+from support.protocol.world import BEGUN, ENDED, PAUSED, Edges, World, fly, remember
 
-ENDED = frozenset({"Thawed", "Released", "Lost"})
-PAUSED = frozenset({"Dumped", "Sent"})
-BEGUN = frozenset({"Fenced", "Frozen", "Dumped", "Sent"})
 FROM_A_REGISTER = frozenset({"abort", "returned"})
 
 

@@ -13,9 +13,8 @@ from migration_api.wire import TargetState
 from support.protocol.api import delete_target, write
 from support.protocol.invariants import own_ticket
 from support.protocol.rules import Rules
-from support.protocol.world import Edges, World, fly, remember
+from support.protocol.world import PROMISED, Edges, World, fly, remember
 
-PROMISED = frozenset({"Destroyed", "Returned"})
 WITH_A_HOOK = frozenset({"held", "told", "ready"})
 """The hook has connected, so its tree stands in the journal."""
 

@@ -175,8 +175,15 @@ class World(NamedTuple):
     @property
     def registers(self) -> str:
         """What a live reading says."""
-        return _verdict(self.exists, self.decision, self.outcome)
+        return reading(self.exists, self.decision, self.outcome)
 
+
+ENDED = frozenset({"Thawed", "Released", "Lost"})
+PAUSED = frozenset({"Dumped", "Sent"})
+BEGUN = frozenset({"Fenced", "Frozen", "Dumped", "Sent"})
+"""Of a source's states, as its agent has journalled them."""
+PROMISED = frozenset({"Destroyed", "Returned"})
+"""Of a target's."""
 
 Edge = tuple[str, World]
 """What happens, in words, and the state after it."""
@@ -185,7 +192,8 @@ Edges = Iterator[Edge]
 
 
 @cache
-def _verdict(exists: bool, decision: str, outcome: str) -> str:
+def reading(exists: bool, decision: str, outcome: str) -> str:
+    """Return what a live reading of the registers says."""
     if not exists:
         return verdict(Gone()).value
     return verdict(Seen(Decision(decision) if decision else None, Outcome(outcome) if outcome else None)).value

@@ -11,13 +11,11 @@ from typing import Any
 
 import pytest
 
-from migration_agent.gate import Gates
 from migration_agent.journal import TargetRecord
 from migration_agent.ports import Comer, NamedPod, PodState
-from migration_agent.processes import Processes
 from migration_agent.seen import Seen, Verdict
 from migration_agent.succession_plan import is_committed
-from migration_agent.target import TargetSide, TargetTools
+from migration_agent.target import TargetSide
 from migration_agent.target_plan import TargetObservation, next_target_step
 from migration_agent.target_steps import TargetStep
 from migration_agent.ticket import Tickets, TicketState
@@ -38,6 +36,7 @@ from support.agent import (
     FakeRegisters,
     journal_at,
     target_request,
+    target_tools,
 )
 
 BOOLEANS = (False, True)
@@ -157,17 +156,7 @@ class World:
     def agent(self, *, restarted: bool = True) -> TargetSide:
         record = self.journal.target(MIGRATION)
         assert record is not None
-        tools = TargetTools(
-            journal=self.journal,
-            vault=self.vault,
-            tickets=self.tickets,
-            registers=self.registers,
-            peers=self.peers,
-            gates=Gates(),
-            clock=self.clock,
-            processes=Processes(lambda _: None),
-            node="node-b",
-        )
+        tools = target_tools(self.journal, self.vault, self.tickets, self.registers, peers=self.peers, clock=self.clock)
         self.side = TargetSide(record, tools, changed=lambda: None, restarted=restarted)
         return self.side
 

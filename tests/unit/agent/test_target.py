@@ -21,7 +21,7 @@ from migration_agent.ports import PeerState, PeerUnreachable, PodState
 from migration_agent.processes import Processes, ProcessRef, has_exited
 from migration_agent.room import Room
 from migration_agent.source import SourceSide
-from migration_agent.target import TargetSide, TargetTools
+from migration_agent.target import TargetSide
 from migration_agent.ticket import Ticket, Tickets, TicketState
 from migration_agent.transport.chunks import Record, Seal, packed
 from migration_agent.transport.frames import Question
@@ -41,6 +41,7 @@ from support.agent import (
     journal_at,
     source_request,
     target_request,
+    target_tools,
 )
 
 TICKET = Ticket(migration=MIGRATION, containers=("main",))
@@ -83,19 +84,18 @@ class World:
         return self.target(record, changed=lambda: None, restarted=True)
 
     def target(self, record: TargetRecord, *, changed: Callable[[], None], restarted: bool) -> TargetSide:
-        tools = TargetTools(
-            journal=self.journal,
-            vault=self.vault,
-            tickets=self.tickets,
-            registers=self.registers,
+        processes = Processes(
+            lambda pid: 1 if self.tree_lives and pid == self.tree.pid else None,
+            exited=(lambda _: False) if self.tree is TREE else has_exited,
+        )
+        tools = target_tools(
+            self.journal,
+            self.vault,
+            self.tickets,
+            self.registers,
             peers=self.peers,
-            gates=Gates(),
             clock=self.clock,
-            processes=Processes(
-                lambda pid: 1 if self.tree_lives and pid == self.tree.pid else None,
-                exited=(lambda _: False) if self.tree is TREE else has_exited,
-            ),
-            node="node-b",
+            processes=processes,
         )
         return TargetSide(record, tools, changed=changed, restarted=restarted)
 

@@ -8,11 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from migration_agent.gate import Gates
 from migration_agent.journal import TargetRecord
 from migration_agent.ports import PeerState, PeerUnreachable
-from migration_agent.processes import Processes
-from migration_agent.target import TargetTools
 from migration_agent.target_podman import PodmanTargetSide
 from migration_agent.ticket import Tickets, TicketState
 from migration_agent.transport.chunks import Record, Seal, packed
@@ -21,7 +18,17 @@ from migration_agent.vault import Vault
 from migration_api.conditions import Reason
 from migration_api.migration import Decision, Outcome
 from migration_api.wire import RunBy, TargetState
-from support.agent import MIGRATION, SECOND, SHIPPING, Cluster, FakeClock, FakePeers, FakeRegisters, journal_at
+from support.agent import (
+    MIGRATION,
+    SECOND,
+    SHIPPING,
+    Cluster,
+    FakeClock,
+    FakePeers,
+    FakeRegisters,
+    journal_at,
+    target_tools,
+)
 from support.agent import target_request as pods_request
 from support.fake_podman import CONTAINER_ID, NAME, FakePodman, container, podman_at
 
@@ -55,17 +62,7 @@ class World:
         """Begin a life of the agent."""
         record = self.journal.target(MIGRATION)
         assert record is not None
-        tools = TargetTools(
-            journal=self.journal,
-            vault=self.vault,
-            tickets=self.tickets,
-            registers=self.registers,
-            peers=self.peers,
-            gates=Gates(),
-            clock=self.clock,
-            processes=Processes(lambda _: None),
-            node="node-b",
-        )
+        tools = target_tools(self.journal, self.vault, self.tickets, self.registers, peers=self.peers, clock=self.clock)
         self.side = PodmanTargetSide(record, tools, self.podman, changed=lambda: None, restarted=restarted)
         return self.side
 
