@@ -239,8 +239,8 @@ def test_a_killed_up_recovers_and_down_leaves_nothing(testbed: Testbed) -> None:
         second.kill_at("removing", "down")
     finally:
         second("down")
-    assert not machine.processes_in(namespaces)
-    assert not {pid for pid in own if Path(f"/proc/{pid}").exists()}
+    assert not machine.processes_in(namespaces, second.name)
+    assert not machine.still_there(own)
     assert not list(machine.cgroups(f"container-migration-testbed-{second.name}/"))
     for folder in ("/run", "/var/lib"):
         assert not Path(f"{folder}/container-migration-testbed/{second.name}").exists()

@@ -16,7 +16,7 @@ from support import machine
 from support.archives import checkpointctl
 from support.cluster import SYSTEM, Kubectl, able, condition, wait_for
 from support.migration import WORKLOAD
-from support.podmans import Podmans
+from support.podmans import COUNTER, Podmans
 from support.stores import Folder
 from support.testbed import Testbed
 
@@ -168,7 +168,8 @@ def test_s4_the_image_must_be_on_the_destination(podmans: Podmans) -> None:
 
 
 def test_s5_the_source_can_be_left_running(podmans: Podmans) -> None:
-    podmans.run()
+    """Its files take long to read: what it writes must not be in the copy when it is not in the copy's memory."""
+    podmans.run(script=f"touch /numbers; head -c 300M /dev/urandom > /ballast; {COUNTER}")
     before = podmans.counting(podmans.source)
     podmans.move(leaveSourceRunning=True)
     done = podmans.succeeded()

@@ -231,7 +231,10 @@ def test_a_source_that_is_deleted_before_the_commit_is_lost_as_ever(
     given_up(migrations)
     points.clear()
     assert condition(migrations.finished("move"), "Succeeded")["reason"] == "SourceLost"
+    an_ordinary_pod_comes(migrations)
 
+
+def an_ordinary_pod_comes(migrations: Migrations) -> None:
     def ordinary() -> bool:
         it = migrations.pod(NAME)
         return it is not None and "containermigration.io/migration" not in it["metadata"].get("annotations", {})
@@ -294,7 +297,6 @@ def test_i4_the_operator_is_killed_after_the_commit(
     [
         "target.restore",
         pytest.param("target.bind", marks=pytest.mark.thorough),
-        pytest.param("target.resume", marks=pytest.mark.thorough),
     ],
 )
 @pytest.mark.usefixtures("clean_nodes")
@@ -311,6 +313,29 @@ def test_i4_a_pod_that_is_deleted_before_it_resumed_is_followed_by_the_next(
     it = went_on(migrations, kubectl, before, log)
     assert it["metadata"]["uid"] != second["metadata"]["uid"]
     assert done["status"]["target"]["podUID"] == it["metadata"]["uid"]
+
+
+@pytest.mark.thorough
+@pytest.mark.usefixtures("clean_nodes")
+def test_i4_a_pod_that_is_deleted_in_the_moment_in_which_it_resumes(
+    kubectl: Kubectl, migrations: Migrations, nodes: tuple[str, str], points: Points
+) -> None:
+    """The agent has decided to let it go, and the kubelet is about to end it: who is faster is not said here.
+
+    Either it has resumed, and the status says so: then it was a running pod that somebody deleted, and the next one
+    starts afresh. Or it has not, and the next one goes on.
+    """
+    before, log = stands_at("target.resume", kubectl, migrations, nodes, points)
+    second = migrations.pod(NAME)
+    assert second is not None
+    kubectl("delete", "pod", NAME, "-n", migrations.namespace, "--grace-period=0", "--force")
+    points.clear()
+    done = migrations.succeeded("move", seconds=200)
+    if done["status"]["target"]["podUID"] != second["metadata"]["uid"]:
+        went_on(migrations, kubectl, before, log)
+        return
+    an_ordinary_pod_comes(migrations)
+    wait_for("numbers", lambda: kubectl.logs(NAME, migrations.namespace)[:2] == ["1", "2"], seconds=30)
 
 
 @pytest.mark.usefixtures("clean_nodes")

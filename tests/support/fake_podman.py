@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -61,15 +62,14 @@ class FakePodman(Podman):
             raise RuntimeFailure("Podman does not answer")
         return next((it for it in self.containers.values() if container in {it.id, it.name}), None)
 
-    def checkpoint(self, container_id: str, archive: Path, *, leave_running: bool, connections: bool) -> None:
-        self._do("checkpoint" + (" -R" if leave_running else "") + (" established" if connections else ""))
+    def checkpoint(self, container_id: str, archive: Path, *, connections: bool) -> None:
+        self._do("checkpoint" + (" established" if connections else ""))
         it = self.containers[container_id]
         assert it.running
         archive.write_bytes(self.archive[0])
         kept = self.host.root / "kept" / "checkpoint"
         self.host.host_file(kept).mkdir(parents=True, exist_ok=True)
-        status = "running" if leave_running else "exited"
-        self.containers[container_id] = replace(it, status=status, pid=4242 if leave_running else 0, checkpoint=kept)
+        self.containers[container_id] = replace(it, status="exited", pid=0, checkpoint=kept)
         if "export" in self.failing:
             raise RuntimeFailure("no space left on device")
 
@@ -79,6 +79,7 @@ class FakePodman(Podman):
         assert it.checkpoint is not None
         assert not it.running
         self.containers[container_id] = replace(it, status="running", pid=4343, checkpoint=None, restored=True)
+        shutil.rmtree(self.host.host_file(it.checkpoint), ignore_errors=True)
 
     def restore_from(self, archive: Path) -> None:
         assert json.loads(json.dumps(str(archive)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,16 +85,16 @@ def cgroups(below: str = "") -> Iterator[Path]:
             yield top.parent
 
 
-def processes_below(cgroup: str) -> set[int]:
-    """Return the processes in the control groups with that name in their path."""
+def processes_below(cgroup: str) -> dict[int, int]:
+    """Return the processes in the control groups with that name in their path, and when each started."""
     found: set[int] = set()
     for group in cgroups(cgroup):
         with suppress(OSError):
             found.update(int(pid) for pid in (group / "cgroup.procs").read_text().split())
-    return found
+    return {pid: start for pid in found if (start := started(pid)) is not None}
 
 
-def namespaces_of(pids: set[int]) -> set[str]:
+def namespaces_of(pids: Iterable[int]) -> set[str]:
     """Return the namespaces these processes are in, but the machine's own."""
     links = {link for pid in pids for link in namespace_links(pid)}
     return links - namespace_links(outside())
@@ -106,7 +106,30 @@ def namespace_links(pid: int) -> set[str]:
     return set()
 
 
-def processes_in(namespaces: set[str]) -> set[int]:
-    """Return the processes that are in one of these namespaces."""
+def processes_in(namespaces: set[str], cluster: str) -> set[int]:
+    """Return the processes that are in one of these namespaces of a cluster that is gone.
+
+    The kernel gives a new namespace the number of one that is gone, so another cluster's process may seem to be in one.
+    """
     pids = {int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()}
-    return {pid for pid in pids if namespace_links(pid) & namespaces}
+    return {pid for pid in pids if namespace_links(pid) & namespaces and not in_another_cluster(pid, cluster)}
+
+
+def in_another_cluster(pid: int, cluster: str) -> bool:
+    """Say whether a process is in the control groups of a cluster, and not of this one."""
+    with suppress(OSError):  # it has just ended
+        groups = Path(f"/proc/{pid}/cgroup").read_text()
+        return OURS in groups and f"{OURS}-{cluster}" not in groups.replace("\n", "/").split("/")
+    return False
+
+
+def still_there(pids: dict[int, int]) -> set[int]:
+    """Return those of the processes (pid: when it started) that run: another one may have got its pid meanwhile."""
+    return {pid for pid, start in pids.items() if started(pid) == start}
+
+
+def started(pid: int) -> int | None:
+    """Return when a process started, in ticks since boot; None when there is none."""
+    with suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    return None

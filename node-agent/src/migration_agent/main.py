@@ -142,7 +142,6 @@ class NodeSides:
             podman=self.podman,
             processes=self.processes,
             archive=self._journal.layout.image(request.migration.uid, request.containers[0]) / PODMANS_ARCHIVE,
-            leave_running=record.apart,
         )
 
     def target(self, record: TargetRecord, *, changed: Callable[[], None], restarted: bool) -> TargetSide:

@@ -34,8 +34,6 @@ class PodmanFreezer:
     processes: Processes
     archive: Path
     """Where its archive is made; in no other command's words."""
-    leave_running: bool
-    """The source goes on by itself: it is not stopped at all."""
 
     def find(self, names: Sequence[str]) -> tuple[Container, ...]:
         """See `FreezerLike`; `names` has the one under which its checkpoint lies."""
@@ -99,11 +97,7 @@ class PodmanFreezer:
         found = (
             own_connections(self.podman, self.container_id, it.pid) if it is not None and it.running else Connections()
         )
-        self.podman.checkpoint(
-            self.container_id, self.archive, leave_running=self.leave_running, connections=found.stay
-        )
-        if self.leave_running:
-            self._forget_checkpoint()
+        self.podman.checkpoint(self.container_id, self.archive, connections=found.stay)
         try:
             put_beside(self.archive, dump.directory)
         except (NotTransferable, OSError) as error:
@@ -132,8 +126,8 @@ class PodmanFreezer:
         return tuple(status for _ in containers)
 
     def frozen(self, containers: Sequence[Container]) -> bool:
-        """Say whether it is what the checkpoint is of; one that goes on by itself was until it went on."""
-        return self.leave_running or set(self.look(containers)) == {ContainerStatus.PAUSED}
+        """Say whether it stands still, and has not changed since the checkpoint."""
+        return set(self.look(containers)) == {ContainerStatus.PAUSED}
 
     def thaw(self, containers: Sequence[Container]) -> None:
         """Let it go on from the checkpoint that Podman keeps."""
@@ -159,8 +153,7 @@ class PodmanFreezer:
             return ContainerStatus.STOPPED
         if it.running:
             return ContainerStatus.RUNNING
-        whole = it.checkpoint is not None and not self.leave_running
-        return ContainerStatus.PAUSED if it.status == "paused" or whole else ContainerStatus.STOPPED
+        return ContainerStatus.PAUSED if it.status == "paused" or it.checkpoint is not None else ContainerStatus.STOPPED
 
     def _at_rest(self) -> PodmanContainer | None:
         self._demand_rest()

@@ -62,7 +62,6 @@ class World:
             podman=self.podman,
             processes=Processes(lambda pid: 1 if pid == self.status[1] else None, exited=lambda _: False),
             archive=self.journal.layout.image(MIGRATION, "container") / PODMANS_ARCHIVE,
-            leave_running=self.thaw is Thaw.DUMPED,
         )
 
     @property
@@ -241,15 +240,14 @@ async def test_a_container_that_died_by_itself_is_not_brought_back_from_an_older
     assert world.podman.log == ["checkpoint"]
 
 
-async def test_leave_running_never_stops_it(world: World, tmp_path: Path) -> None:
-    del world
+async def test_a_source_that_is_left_running_goes_on_as_soon_as_files_and_memory_are_taken(tmp_path: Path) -> None:
     it = World(tmp_path / "clone", Thaw.DUMPED)
     await it.until(lambda: it.side.record.sent_at is not None)
-    assert it.podman.log == ["checkpoint -R"]
-    assert it.status == ("running", 4242)
+    assert it.podman.log == ["checkpoint", "restore"]
+    assert it.status == ("running", 4343)
     it.conclude(Outcome.RESUMED)
     await it.reach(SourceState.THAWED)
-    assert it.podman.log == ["checkpoint -R"]
+    assert it.podman.log == ["checkpoint", "restore"]
     assert not it.podman.host.host_file(it.root / "kept/checkpoint").exists(), "I7: no memory image stays"
 
 

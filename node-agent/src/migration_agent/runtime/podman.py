@@ -184,13 +184,15 @@ class Podman:
             return found[1] if found else ""
         return ""
 
-    def checkpoint(self, container_id: str, archive: Path, *, leave_running: bool, connections: bool) -> None:
-        """Checkpoint a running container into an archive that is only appended to.
+    def checkpoint(self, container_id: str, archive: Path, *, connections: bool) -> None:
+        """Checkpoint a running container into an archive that is only appended to, and stop it.
+
+        It can go on from what Podman keeps. Podman's own `--leave-running` is of no use: the container runs on before
+        its file system is read, so the archive would hold files that are younger than the memory.
 
         Args:
             container_id: which one.
             archive: a new file.
-            leave_running: it goes on; else it is stopped, and can go on from what Podman keeps.
             connections: dump established TCP connections; without it a container that has any is not stopped.
 
         Raises:
@@ -199,7 +201,6 @@ class Podman:
         self._change(
             "checkpoint",
             *("--export", str(archive), "--compress", "none", "--file-locks"),
-            *(["--leave-running"] if leave_running else []),
             *(["--tcp-established"] if connections else []),
             container_id,
             seconds=_CHECKPOINT_SECONDS,
