@@ -128,11 +128,11 @@ func cutAtBorders(it piece, mappings [][2]uint64) []piece {
 func readMappings(memory []byte) ([][2]uint64, error) {
 	var found [][2]uint64
 	last := uint64(0)
-	err := eachField(memory, func(number, _ uint64, data []byte) error {
-		if number != 14 {
+	err := eachField(memory, func(it field) error {
+		if it.number != 14 {
 			return nil
 		}
-		mapping, err := readFields(data)
+		mapping, err := readFields(it.data)
 		if err != nil {
 			return err
 		}
@@ -182,9 +182,9 @@ func (f fields) number(field uint64) uint64 { return f[field] }
 
 func readFields(message []byte) (fields, error) {
 	found := fields{}
-	err := eachField(message, func(number, value uint64, data []byte) error {
-		if data == nil {
-			found[number] = value
+	err := eachField(message, func(it field) error {
+		if it.data == nil {
+			found[it.number] = it.value
 		}
 		return nil
 	})
@@ -193,40 +193,45 @@ func readFields(message []byte) (fields, error) {
 
 var errProtobuf = errors.New("it is no protobuf message")
 
-// eachField calls visit for each field: with its value, or with its bytes when it has a length.
-func eachField(message []byte, visit func(number, value uint64, data []byte) error) error {
-	for len(message) > 0 {
-		key, n := binary.Uvarint(message)
+// field is one of a message: its value, or its bytes when it has a length.
+type field struct {
+	number, value uint64
+	data          []byte
+	at            int // where in the message value or bytes begin
+}
+
+// eachField calls visit for each field.
+func eachField(message []byte, visit func(field) error) error {
+	for at := 0; at < len(message); {
+		key, n := binary.Uvarint(message[at:])
 		if n <= 0 {
 			return errProtobuf
 		}
-		message = message[n:]
-		var value uint64
-		var data []byte
+		at += n
+		it := field{number: key >> 3, at: at}
 		switch key & 7 {
 		case 0:
-			if value, n = binary.Uvarint(message); n <= 0 {
+			if it.value, n = binary.Uvarint(message[at:]); n <= 0 {
 				return errProtobuf
 			}
 		case 1:
 			n = 8
 		case 2:
-			size, m := binary.Uvarint(message)
-			if m <= 0 || size > uint64(len(message)-m) {
+			size, m := binary.Uvarint(message[at:])
+			if m <= 0 || size > uint64(len(message)-at-m) {
 				return errProtobuf
 			}
 			n = m + int(size)
-			data = message[m:n:n]
+			it.at, it.data = at+m, message[at+m:at+n:at+n]
 		case 5:
 			n = 4
 		default:
 			return errProtobuf
 		}
-		if n > len(message) {
+		if at += n; at > len(message) {
 			return errProtobuf
 		}
-		message = message[n:]
-		if err := visit(key>>3, value, data); err != nil {
+		if err := visit(it); err != nil {
 			return err
 		}
 	}

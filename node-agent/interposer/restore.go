@@ -67,6 +67,9 @@ func (r *restore) prepare() error {
 	if err := r.applyDiff(); err != nil {
 		return fmt.Errorf("the file system changes of container %s cannot be applied: %w", r.id.container, err)
 	}
+	if err := mendTimers(filepath.Join(r.imageDir, "images")); err != nil {
+		return fmt.Errorf("the timers of container %s cannot be prepared: %w", r.id.container, err)
+	}
 	if err := r.writeFiles(); err != nil {
 		return fmt.Errorf("the restore of container %s cannot be prepared: %w", r.id.container, err)
 	}

@@ -6,12 +6,11 @@ With `--workloads-table docs/workloads.md` the rows of that page are written ane
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
-from support import everything
 from support.cluster import Kubectl, Manifest, condition, wait_for
+from support.everything.packed import packed
 from support.follower import Follower
 from support.migration import Migrations
 from support.programs import HERE, Client, container, pod_of, service
@@ -129,8 +128,7 @@ def test_a_program_that_holds_one_of_everything(move: Move, table: Table) -> Non
     """Under the runtime's own seccomp profile, and with few capabilities."""
     few = {"drop": ["ALL"], "add": ["CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL"]}
     rights = {"capabilities": few, "seccompProfile": {"type": "RuntimeDefault"}, "allowPrivilegeEscalation": False}
-    text = Path(everything.__file__).read_text(encoding="utf-8")
-    move.run("everything", container("main", "python3", "-c", text, securityContext=rights))
+    move.run("everything", container("main", *packed(), securityContext=rights))
     held = looked_at(move, "everything")
     moved, done, _ = move.counts_on("everything")
     assert looked_at(move, moved) == held > 20

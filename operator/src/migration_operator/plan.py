@@ -8,7 +8,7 @@ operator writes only `Abort` into the first, and no rule below the endings is re
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from migration_api.conditions import ConditionType, Reason
 from migration_api.wire import SourceState, TargetState
@@ -49,10 +49,7 @@ def abort_when_asked(o: Observation) -> Step | None:
 
 
 def abort_when_late(o: Observation) -> Step | None:
-    if o.place is not None and not o.place.granted:
-        return None  # the deadline is for what it does, not for what others do
-    timings, seconds = o.migration.status.timings, o.migration.spec.deadline_seconds
-    started = timings.admitted_at or timings.started_at
+    started, seconds = _deadline_runs_since(o), o.migration.spec.deadline_seconds
     if started is None or o.now - started <= timedelta(seconds=seconds):
         return None
     trouble = o.target_pod.trouble() if o.target_pod else ""
@@ -61,6 +58,21 @@ def abort_when_late(o: Observation) -> Step | None:
         Reason.DEADLINE_EXCEEDED,
         f"not committed within {seconds} s (spec.deadlineSeconds); it was at: {trouble or at or 'the preflight'}",
     )
+
+
+def _deadline_runs_since(o: Observation) -> datetime | None:
+    """Return the time from which the deadline counts; None while it waits for its turn: that is what others do.
+
+    Its turn has come when the place is granted, and this is written down only with the step that follows. Of one that
+    waited before the operator was restarted, and has not asked again, the condition says that it waited.
+    """
+    timings = o.migration.status.timings
+    if o.begun or timings.admitted_at is not None:
+        return timings.admitted_at or timings.started_at
+    if o.place is not None:
+        return None
+    waits = any(c.reason == Reason.QUEUED for c in o.migration.status.conditions)
+    return None if waits else timings.started_at
 
 
 def abort_when_the_source_is_lost(o: Observation) -> Step | None:

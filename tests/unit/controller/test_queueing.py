@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from migration_operator.observation import Observation, Place
+from migration_operator.plan import plan
 from migration_operator.queueing import Claim, Limits, Queue, Seat, claim_of, places, seat_for, seat_of
+from migration_operator.step import Action
 from support.controller import NOW, SOURCE, TARGET, UID, begun, migration, node, preflight_facts, target_pod
 
 LIMITS = Limits(cluster=5, node=2)
@@ -95,6 +97,45 @@ def test_a_pod_without_a_node_does_not_hold_up_the_whole_cluster() -> None:
     pod = target_pod(node=None, status={"conditions": [said]})
     o = Observation(NOW, migration(status=begun(target_node=None)), target_pod=pod)
     assert seat_of(o) == seat(SOURCE)
+
+
+WAITED: dict[str, Any] = {"timings": {"startedAt": NOW - timedelta(hours=1)}}
+"""Longer than `deadlineSeconds`."""
+QUEUED: dict[str, Any] = {
+    "conditions": [
+        {
+            "type": "PreflightPassed",
+            "status": "Unknown",
+            "reason": "Queued",
+            "message": "number 1",
+            "lastTransitionTime": NOW,
+            "observedGeneration": 1,
+        }
+    ]
+}
+
+
+@pytest.mark.parametrize(
+    ("place", "status", "action"),
+    [
+        (Place(1, "others"), {}, Action.WAIT),
+        (Place(), {}, Action.ADOPT),
+        (None, QUEUED, Action.QUEUE),
+        (None, {}, Action.PROPOSE_ABORT),
+    ],
+    ids=[
+        "waits",
+        "its turn has come just now",
+        "waited before the operator was restarted",
+        "never passed the preflight",
+    ],
+)
+def test_the_deadline_does_not_count_while_others_have_their_turn(
+    place: Place | None, status: dict[str, Any], action: Action
+) -> None:
+    of = migration(status={**WAITED, **status})
+    step = plan(Observation(NOW, of, preflight=preflight_facts(), place=place))
+    assert step.action is action, step
 
 
 def queue(limits: Limits = LIMITS) -> tuple[Queue, list[str]]:
