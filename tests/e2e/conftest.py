@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from chaos.lab import Lab
+from chaos.laboratory import laboratory
 from support import machine
 from support import programs as programs_support
 from support import testbed as testbed_support
@@ -220,3 +222,10 @@ def hanging_pager(kubectl: Kubectl, nodes: tuple[str, str]) -> Iterator[None]:
     on_node(kubectl, nodes[1], f"mkdir -p {FAILPOINTS} && echo hang > {FAILPOINTS}/pager.filling")
     yield
     on_node(kubectl, nodes[1], f"rm -rf {FAILPOINTS}")
+
+
+@pytest.fixture(scope="module")
+def lab(kubectl: Kubectl) -> Iterator[Lab]:
+    """The deployed operator, with failpoints, and everything that dies put back afterwards."""
+    with laboratory(kubectl) as it:
+        yield it

@@ -82,8 +82,8 @@ def test_logs_exec_attach_and_port_forward(kubectl: Kubectl, migrations: Migrati
     namespace = migrations.namespace
     log = Follower(moved, namespace)
     wait_for("the log to go on", lambda: len(log.lines) >= 20, seconds=20)
-    assert kubectl.logs(moved, namespace)[:10] == log.lines[:10]
-    assert len(kubectl.logs(moved, namespace, "--tail=3")) == 3
+    assert kubectl("logs", moved, "-n", namespace).stdout.splitlines()[:10] == log.lines[:10]
+    assert len(kubectl("logs", moved, "-n", namespace, "--tail=3").stdout.splitlines()) == 3
 
     assert kubectl.exec(moved, namespace, "sh", "-c", "echo $((6*7))").strip() == "42"
     failed = kubectl("exec", moved, "-n", namespace, "--", "sh", "-c", "exit 7", check=False)
@@ -122,7 +122,7 @@ def test_probes_exit_codes_and_restarts(kubectl: Kubectl, migrations: Migrations
         get(port, "/end/3")
     wait_for("the restart", lambda: container_of(migrations, moved)["restartCount"] == 1, seconds=60)
     assert container_of(migrations, moved)["lastState"]["terminated"]["exitCode"] == 3
-    previous = [int(line) for line in kubectl.logs(moved, namespace, "--previous") if line.isdigit()]
+    previous = [int(line) for line in kubectl.logs(moved, namespace, previous="true") if line.isdigit()]
     assert previous[-1] >= last, "the log of the moved container is lost"
     ready(migrations, moved, "True")
     first = wait_for("its first line", lambda: kubectl.logs(moved, namespace) or None, seconds=20)[0]

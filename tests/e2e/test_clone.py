@@ -49,7 +49,7 @@ def restarts(it: Manifest) -> int:
 
 def written_at(kubectl: Kubectl, name: str, namespace: str) -> dict[int, datetime]:
     """Return when each number came, by the source node's clock."""
-    lines = (line.split() for line in kubectl.logs(name, namespace, "--timestamps"))
+    lines = (line.split() for line in kubectl.logs(name, namespace, timestamps="true"))
     return {int(line[1]): datetime.fromisoformat(line[0]) for line in lines if line[1].isdigit()}
 
 

@@ -119,7 +119,7 @@ def test_a_service_is_reached_by_its_name_from_every_node(api: Kubectl, namespac
 def test_logs_exec_and_port_forward(api: Kubectl, namespace: str, pair: tuple[str, str]) -> None:
     api.apply(server("web", namespace, pair[1]))
     ready(api, namespace, "web")
-    assert api.logs("web", namespace)[0] == "serving"
+    assert api("logs", "web", "-n", namespace).stdout.splitlines()[0] == "serving"
     assert api.exec("web", namespace, "cat", "/www/name").strip() == "web"
     forward = ("kubectl", "port-forward", "-n", namespace, "pod/web", f":{PORT}")
     with subprocess.Popen(forward, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

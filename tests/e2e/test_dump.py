@@ -45,7 +45,7 @@ def test_what_cannot_be_dumped_is_rolled_back_with_the_reason(
     migrations.run_pod(manifest)
     kubectl, namespace = migrations.kubectl, migrations.namespace
     for name in names:
-        wait_for(name, lambda name=name: kubectl.logs("holder", namespace, "-c", name) == ["ready"], seconds=30)
+        wait_for(name, lambda name=name: kubectl.logs("holder", namespace, container=name) == ["ready"], seconds=30)
     migrations.start("move", "holder", target={"nodeName": nodes[1]})
     done = migrations.finished("move")
     assert condition(done, "Succeeded")["reason"] == Reason.ROLLED_BACK

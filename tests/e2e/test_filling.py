@@ -44,6 +44,6 @@ def test_a_container_crashes_rather_than_read_zeroes(
 
     again = wait_for("the container's new start", started_anew, seconds=60)
     assert again["lastState"]["terminated"]["exitCode"] == 137
-    before = kubectl.logs(name, migrations.namespace, "--previous")
+    before = kubectl.logs(name, migrations.namespace, previous="true")
     assert not [line for line in before if "holds" in line or "wrong" in line]
     assert on_node(kubectl, nodes[1], "pgrep -f '[c]ontainer-migration-fill' || echo none").strip() == "none"

@@ -47,7 +47,7 @@ def test_many_at_once_run_in_order_and_within_the_limits(
     kubectl.apply(*(counter(name, migrations.namespace, where[name][0]) for name in names))
     kubectl.apply(*(counter(name, migrations.namespace, node) for name, node in zip(bystanders, nodes, strict=True)))
     uids = {name: migrations.running(name, 180)["metadata"]["uid"] for name in (*names, *bystanders)}
-    counts = {name: int(kubectl.logs(name, migrations.namespace, "--tail=1")[0]) for name in names}
+    counts = {name: int(kubectl.logs(name, migrations.namespace, tailLines="1")[0]) for name in names}
 
     for name in names:  # an object's creation is known by the second
         last = time.time()
@@ -80,7 +80,7 @@ def test_many_at_once_run_in_order_and_within_the_limits(
         moved = migrations.running(done[name]["status"]["target"]["podName"])
         assert moved["spec"]["nodeName"] == where[name][1]
         assert moved["status"]["containerStatuses"][0]["restartCount"] == 0
-        assert int(kubectl.logs(moved["metadata"]["name"], migrations.namespace, "--tail=1")[0]) > counts[name]
+        assert int(kubectl.logs(moved["metadata"]["name"], migrations.namespace, tailLines="1")[0]) > counts[name]
     for name in bystanders:
         it = migrations.running(name)
         assert it["metadata"]["uid"] == uids[name]

@@ -235,7 +235,7 @@ def test_a_left_out_container_starts_afresh_after_the_commit(
     no_gap(several, logs, moved)
     wait_for("numbers of the one left out", lambda: len(several.numbers(moved, "left")) >= 10, seconds=20)
     assert several.numbers(moved, "left")[:10] == list(range(1, 11)), "it did not start afresh"
-    first = several.kubectl.logs(moved, migrations.namespace, "-c", "left", "--timestamps")[0].split()[0]
+    first = several.kubectl.logs(moved, migrations.namespace, container="left", timestamps="true")[0].split()[0]
     assert moment(first) > moment(done["status"]["timings"]["restoredAt"]), "I3: it ran before the commit"
     assert several.restarts(moved) == dict.fromkeys(order, 0)
 

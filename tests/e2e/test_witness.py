@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from chaos.cells import PAIRWISE, Accident, Cell
 from chaos.lab import Lab
-from chaos.laboratory import laboratory
-from chaos.storm import Storm
 from chaos.trial import Trial
 from chaos.workload import Workload
 from migration_api.failpoints import Failpoint
-from support.cluster import Kubectl
 
 pytestmark = pytest.mark.timeout(900)
-
-SEED = "57"
-"""Of these none falls into the moment in which a container that crashes starts cold (docs/chaos.md)."""
-
-
-@pytest.fixture(scope="module")
-def lab(kubectl: Kubectl) -> Iterator[Lab]:
-    with laboratory(kubectl) as it:
-        yield it
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +32,3 @@ def test_what_the_user_deletes_is_not_brought_back(trial: Trial) -> None:
     assert not outcome.faults, outcome.told()
     assert outcome.reached
     assert outcome.reason == "SourceLost"
-
-
-def test_a_small_storm(lab: Lab) -> None:
-    said: list[str] = [f"seed {SEED}"]
-    tally = Storm(lab, SEED, number=10, jobs=3, say=said.append).run()
-    print("\n".join([*said, tally.last_line(10)]))
-    assert tally.good, tally
-    assert tally.succeeded + tally.rolled_back == 10

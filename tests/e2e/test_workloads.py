@@ -74,7 +74,7 @@ class Move:
         return moved, done, len(seen)
 
     def _log(self, name: str, container_name: str) -> list[str]:
-        return self.kubectl.logs(name, self.migrations.namespace, "-c", container_name)
+        return self.kubectl.logs(name, self.migrations.namespace, container=container_name)
 
 
 @pytest.fixture

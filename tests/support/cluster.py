@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
-import yaml
-
-from support.reader import Manifest, reader
+from support.apiserver import Manifest, api_server
+from support.shells import SHELLS
 
 SYSTEM = "container-migration"
 """The namespace that operator and agents run in."""
@@ -58,20 +57,20 @@ class Kubectl:
 
     def apply(self, *manifests: Manifest) -> None:
         """Server-side apply, with strict field validation, as an admin or a GitOps tool would."""
-        text = "\n---\n".join(yaml.safe_dump(m) for m in manifests)
-        self("apply", "--server-side", "--field-manager=tests", "-f", "-", stdin=text)
+        for it in manifests:
+            api_server().apply(it, "tests")
 
     def get(self, kind: str, name: str, namespace: str = "") -> Manifest | None:
         """Return the object, or None when there is none."""
-        return reader().get(kind, name, namespace)
+        return api_server().get(kind, name, namespace)
 
     def list(self, kind: str, namespace: str = "", *, labels: str = "", fields: str = "") -> list[Manifest]:
         """Return the objects of a namespace, or of all, that both selectors select."""
-        return reader().list(kind, namespace, labels=labels, fields=fields)
+        return api_server().list(kind, namespace, labels=labels, fields=fields)
 
-    def logs(self, pod: str, namespace: str, *args: str) -> list[str]:
-        """Return the lines that the pod's container has written."""
-        return self("logs", pod, "-n", namespace, *args).stdout.splitlines()
+    def logs(self, pod: str, namespace: str, **query: str) -> list[str]:
+        """Return the lines that the pod's container has written; see `ApiServer.log`."""
+        return api_server().log(pod, namespace, **query).splitlines()
 
     def exec(self, pod: str, namespace: str, *command: str, timeout: float = 60) -> str:
         """Run a command in a pod and return its output."""
@@ -98,7 +97,13 @@ def agents(kubectl: Kubectl) -> dict[str, str]:
 def on_node(kubectl: Kubectl, node: str, script: str, timeout: float = 60) -> str:
     """Run a shell script in a node's own namespaces, through its agent's pod."""
     agent = agents(kubectl)[node]
-    return kubectl.exec(agent, SYSTEM, "nsenter", "-t", "1", "-a", "--", "sh", "-c", script, timeout=timeout)
+    inside = ("nsenter", "-t", "1", "-a", "--", "sh")
+    command = ("kubectl", "exec", "-i", agent, "-n", SYSTEM, "--", *inside)
+    done = SHELLS.run(command, script, timeout)
+    if done.returncode != 0:
+        said = done.stderr.strip() or done.stdout.strip()
+        raise AssertionError(f"on node {node}: {script}: exit code {done.returncode}: {said}")
+    return done.stdout
 
 
 def schedulable(kubectl: Kubectl) -> list[str]:

@@ -22,6 +22,7 @@ class FakeRunc:
     pids: dict[str, list[int]] = field(default_factory=dict[str, list[int]])
     listed: dict[str, list[int]] = field(default_factory=dict[str, list[int]])
     """What `runc ps` says when it is not `pids`."""
+    on_pause: Callable[[Call], None] = field(default=lambda _: None)
     on_resume: Callable[[], None] = field(default=lambda: None)
     on_checkpoint: Callable[[Call], None] = field(default=lambda _: None)
 
@@ -38,6 +39,7 @@ class FakeRunc:
         return json.dumps(self.listed.get(container_id, self.pids[container_id]) or None)
 
     def pause(self, container_id: str, call: Call) -> None:
+        self.on_pause(call)
         if self.status[container_id] != "running":
             raise fails(call, "container not running")
         self.status[container_id] = "paused"

@@ -35,7 +35,7 @@ class Several:
 
     def log(self, pod_name: str, container_name: str) -> list[str]:
         """Return the lines that a container has written."""
-        return self.kubectl.logs(pod_name, self.migrations.namespace, "-c", container_name)
+        return self.kubectl.logs(pod_name, self.migrations.namespace, container=container_name)
 
     def numbers(self, pod_name: str, container_name: str) -> list[int]:
         return [int(line) for line in self.log(pod_name, container_name) if line.isdigit()]

@@ -7,7 +7,7 @@ import pytest
 
 from migration_agent.runtime.containerd import Containerd
 from migration_agent.runtime.interface import ContainerStatus, RuntimeFailure
-from support.fake_host import FakeHost, fails, write
+from support.fake_host import Call, FakeHost, fails, write
 from support.fake_runc import BUNDLES, POD, FakeRunc, the_one
 
 
@@ -157,6 +157,28 @@ def test_pausing_and_resuming_can_be_repeated(containerd: Containerd, runc: Fake
     assert runc.status["abc"] == "paused"
     containerd.resume(container)
     containerd.resume(container)
+    assert runc.status["abc"] == "running"
+
+
+@pytest.mark.parametrize(("misses", "message"), [(4, ""), (5, "unable to freeze"), (1, "no space left on device")])
+def test_a_task_that_the_freezer_misses_is_caught_at_another_attempt(
+    containerd: Containerd, runc: FakeRunc, add: Callable[..., None], misses: int, message: str
+) -> None:
+    add("abc")
+    said = iter([message or "unable to freeze"] * misses)
+
+    def miss(call: Call) -> None:
+        if reason := next(said, ""):
+            raise fails(call, f'level=error msg="{reason}"')
+
+    runc.on_pause = miss
+    if not message:
+        containerd.pause(the_one(containerd))
+        assert runc.status["abc"] == "paused"
+        return
+    with pytest.raises(RuntimeFailure, match=message):
+        containerd.pause(the_one(containerd))
+    assert next(said, None) is None, "it was tried as often as makes sense"
     assert runc.status["abc"] == "running"
 
 

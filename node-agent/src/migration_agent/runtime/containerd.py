@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
@@ -23,11 +24,15 @@ from migration_agent.runtime.interface import Container, ContainerStatus, Dump, 
 from migration_agent.runtime.memory import process_bytes
 from migration_api.wire import Connections
 
+log = logging.getLogger(__name__)
+
 _COMMAND_SECONDS = 30
 _DUMP_SECONDS = 3600
 """Only against a CRIU that hangs for ever: killing it in the middle would leave its code in the container's tasks."""
 _EXIT_SECONDS = 30
 _KILL_ROUNDS = 20
+_PAUSE_ATTEMPTS = 5
+_NOT_FROZEN = "unable to freeze"
 _UNKNOWN_CONTAINER = "does not exist"
 _SYSTEM_V = re.compile(r" /SYSV[0-9a-f]{8} \(deleted\)$")
 """How the kernel names a mapping of System V shared memory."""
@@ -80,7 +85,23 @@ class Containerd:
         return self._state(bundle)[0] if bundle else ContainerStatus.STOPPED
 
     def pause(self, container: Container) -> None:
-        """Freeze the container with `runc pause`. See `Runtime`."""
+        """Freeze the container with `runc pause`. See `Runtime`.
+
+        The freezer of cgroup v1 may miss a task that is being forked, again and again when processors are busy; runc
+        then gives up and lets all go on. It is tried again, as the kernel's documentation asks for.
+        """
+        for _ in range(_PAUSE_ATTEMPTS - 1):
+            try:
+                self._pause(container)
+            except RuntimeFailure as error:
+                if _NOT_FROZEN not in str(error):
+                    raise
+                log.warning("container %s: %s; it is tried again", container.container_id, error)
+            else:
+                return
+        self._pause(container)
+
+    def _pause(self, container: Container) -> None:
         try:
             self._runc(self._bundle(container), "pause", container.container_id)
         except RuntimeFailure:  # looked at only now: the freeze waits for it
