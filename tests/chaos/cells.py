@@ -278,7 +278,7 @@ LONG = frozenset(
 )
 """Those take minutes."""
 
-PAIRWISE = (
+DEATHS = (
     Cell(Failpoint.OPERATOR_CREATE_TARGET, Accident.DIES),
     Cell(Failpoint.SOURCE_FENCED, Accident.SOURCE_AGENT),
     Cell(Failpoint.SOURCE_DUMPING, Accident.SOURCE_KUBELET),
@@ -299,6 +299,8 @@ PAIRWISE = (
     Cell(Failpoint.SOURCE_FENCED, Accident.SOURCE_EXITS),
     Cell("interposer.told", Accident.NO_MEMORY),
     Cell(Failpoint.OPERATOR_RECORD_TARGET, Accident.SECOND_OPERATOR),
+)
+OUTAGES = (
     Cell(Failpoint.TARGET_COMMITTED, Accident.API_AWAY_SHORT),
     Cell(Failpoint.SOURCE_DUMPING, Accident.API_AWAY),
     Cell(Failpoint.SOURCE_FENCED, Accident.AGENTS_APART),
@@ -307,6 +309,7 @@ PAIRWISE = (
     Cell(Failpoint.SOURCE_DUMPING, Accident.SOURCE_FULL),
     Cell(Failpoint.TARGET_RECEIVED, Accident.TARGET_FULL),
 )
+PAIRWISE = (*DEATHS, *OUTAGES)
 """Every accident but the loss of the source and the longest ones, and every part and stretch of the protocol.
 
 The target pod is deleted while the target's agent itself hangs before the commit; afterwards it is the moved container.

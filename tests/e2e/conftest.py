@@ -13,6 +13,8 @@ import pytest
 
 from chaos.lab import Lab
 from chaos.laboratory import laboratory
+from chaos.trial import Trial
+from chaos.workload import Workload
 from support import machine
 from support import programs as programs_support
 from support import testbed as testbed_support
@@ -229,3 +231,9 @@ def lab(kubectl: Kubectl) -> Iterator[Lab]:
     """The deployed operator, with failpoints, and everything that dies put back afterwards."""
     with laboratory(kubectl) as it:
         yield it
+
+
+@pytest.fixture(scope="module")
+def trial(lab: Lab) -> Trial:
+    """Lets a counter migrate again and again, each time with an accident."""
+    return Trial(lab, Workload(lab, "counter"))

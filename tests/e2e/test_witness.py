@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from chaos.cells import PAIRWISE, Accident, Cell
-from chaos.lab import Lab
+from chaos.cells import DEATHS, Accident, Cell
 from chaos.trial import Trial
-from chaos.workload import Workload
 from migration_api.failpoints import Failpoint
 
 pytestmark = pytest.mark.timeout(900)
 
 
-@pytest.fixture(scope="module")
-def trial(lab: Lab) -> Trial:
-    return Trial(lab, Workload(lab, "counter"))
-
-
-@pytest.mark.parametrize("cell", PAIRWISE, ids=str)
+@pytest.mark.parametrize("cell", DEATHS, ids=str)
 def test_whatever_dies_one_copy_runs_on_with_all_it_had(trial: Trial, cell: Cell) -> None:
     outcome = trial.run(cell)
     assert not outcome.faults, outcome.told()
