@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import socket
 import struct
@@ -113,6 +114,21 @@ def test_pages_are_read_from_the_process_whichever_are_asked_for(tmp_path: Path,
     with relayed(tmp_path, lender) as pager:
         for pages in [((0, 1),), ((7, 256),), ((3, 1), (500, 9), (100, 2)), tuple((i, 1) for i in range(RANGES_MAX))]:
             assert asked(pager, place.request(*pages)) == place.holds(*pages)
+    assert lender.reasons == []
+
+
+def test_pages_that_the_process_itself_may_not_touch_are_read_too(tmp_path: Path, lender: Lender) -> None:
+    """Collectors of garbage protect pages, and so do programs that guard a stack."""
+    place = Memory()
+    libc = ctypes.CDLL(None, use_errno=True)
+    for first, count in ((20, 3), (31, 1)):
+        assert libc.mprotect(ctypes.c_void_p(place.address + first * PAGE), count * PAGE, 0) == 0
+    try:
+        with relayed(tmp_path, lender) as pager:
+            for pages in [((20, 1),), ((10, 30),), ((5, 5), (22, 2), (31, 1))]:
+                assert asked(pager, place.request(*pages)) == place.holds(*pages)
+    finally:
+        assert libc.mprotect(ctypes.c_void_p(place.address), 599 * PAGE, mmap.PROT_READ | mmap.PROT_WRITE) == 0
     assert lender.reasons == []
 
 

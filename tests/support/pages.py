@@ -7,8 +7,8 @@ from support.follower import Follower
 from support.migration import Migrations, pod
 
 PROGRAM = """
-import array, mmap, os, random, signal, sys
-SIZE, PAGES, DROPPED = mmap.PAGESIZE, 192 * 256, 64
+import array, ctypes, mmap, os, random, signal, sys
+SIZE, PAGES, DROPPED, GUARDED = mmap.PAGESIZE, 192 * 256, 64, 256
 memory = mmap.mmap(-1, PAGES * SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 expected = array.array("Q", range(1, PAGES + 1))
 
@@ -30,6 +30,22 @@ def drop(first):
     for page in range(first, first + DROPPED):
         expected[page] = 0
 
+guarded = mmap.mmap(-1, GUARDED * SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+guarded[:] = b"kept" * (GUARDED * SIZE // 4)
+
+def protect(how):
+    where = ctypes.addressof(ctypes.c_char.from_buffer(guarded))
+    if ctypes.CDLL(None).mprotect(ctypes.c_void_p(where), GUARDED * SIZE, how):
+        os._exit(1)
+
+def check_guarded():
+    protect(mmap.PROT_READ)
+    if guarded[:] != b"kept" * (GUARDED * SIZE // 4):
+        print("pages that nobody may touch were changed", flush=True)
+        os._exit(1)
+    protect(0)
+
+protect(0)
 asked = False
 
 def ask(*_):
@@ -46,6 +62,7 @@ while True:
     if asked:
         asked = False
         check(range(PAGES))
+        check_guarded()
         print("verified", flush=True)
     for _ in range(20):
         page = random.randrange(PAGES)
@@ -63,7 +80,9 @@ while True:
             os._exit(1)
     signal.sigtimedwait([], 0.0005)
 """
-"""Fills 192 MiB, goes on changing it, drops some of it and forks, and checks every page that it touches."""
+"""Fills 192 MiB, goes on changing it, drops some of it and forks, and checks every page that it touches.
+
+One MiB it has forbidden itself to touch, as collectors of garbage and guards of stacks do."""
 
 
 def start(migrations: Migrations, node: str) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from migration_agent.metrics import SENT
 from migration_agent.pages.wire import ANSWER, BYTES_MAX, HERE, RANGES_MAX, Lost, Request, lost_answer, read_request
@@ -84,7 +86,9 @@ _LIBC.process_vm_readv.argtypes = (
 
 
 def _read(pid: int, request: Request, into: memoryview) -> None:
-    """Read with process_vm_readv(2): /proc/PID/mem copies twice, and a page at a time.
+    """Read with process_vm_readv(2), which keeps to what the process may read; what is left out, with /proc/PID/mem.
+
+    That one copies twice, and a page at a time.
 
     Raises:
         OSError: the process is gone, or has no such memory.
@@ -94,5 +98,24 @@ def _read(pid: int, request: Request, into: memoryview) -> None:
     count = _LIBC.process_vm_readv(pid, local, 1, remote, len(request.ranges), 0)
     if count == request.size:
         return
-    number = ctypes.get_errno() if count < 0 else 0
-    raise OSError(number, os.strerror(number) if number else f"only {count} of {request.size} bytes can be read")
+    number = ctypes.get_errno() if count < 0 else errno.EFAULT
+    try:
+        _read_protected(pid, request, into)
+    except OSError as error:
+        raise OSError(number, os.strerror(number)) from error
+
+
+def _read_protected(pid: int, request: Request, into: memoryview) -> None:
+    """Read also what the process has forbidden itself to touch (mprotect).
+
+    Raises:
+        OSError: as `_read`.
+    """
+    with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
+        for it in request.ranges:
+            part, into = into[: it.length], into[it.length :]
+            while part:
+                count = os.preadv(memory.fileno(), [part], it.address + it.length - len(part))
+                if count == 0:
+                    raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
+                part = part[count:]
