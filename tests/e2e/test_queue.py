@@ -49,13 +49,9 @@ def test_many_at_once_run_in_order_and_within_the_limits(
     uids = {name: migrations.running(name, 180)["metadata"]["uid"] for name in (*names, *bystanders)}
     counts = {name: int(kubectl.logs(name, migrations.namespace, tailLines="1")[0]) for name in names}
 
-    for name in names:  # an object's creation is known by the second
-        last = time.time()
-        kubectl.apply(migration(name, migrations.namespace, name, target={"nodeName": where[name][1]}))
-        wait_for("the next second", lambda last=last: time.time() > last + 1, seconds=5)
     queued: set[str] = set()
 
-    def all_ended() -> list[Manifest] | None:
+    def look() -> list[Manifest]:
         found = kubectl.list("cmig", migrations.namespace)
         check_limits(found)
         for it in found:
@@ -63,14 +59,23 @@ def test_many_at_once_run_in_order_and_within_the_limits(
             if verdict.get("reason") == "Queued":
                 assert "number " in verdict["message"], verdict
                 queued.add(it["metadata"]["name"])
+        return found
+
+    def all_ended() -> list[Manifest] | None:
+        found = look()
         return found if all(condition(it, "Succeeded").get("status") in {"True", "False"} for it in found) else None
+
+    for name in names:  # an object's creation is known by the second
+        last = time.time()
+        kubectl.apply(migration(name, migrations.namespace, name, target={"nodeName": where[name][1]}))
+        wait_for("the next second", lambda last=last: bool(look()) and time.time() > last + 1, seconds=5)
 
     ended = wait_for("the end of all migrations", all_ended, seconds=60 + 20 * COUNT, every=0.5)
     done: dict[str, Any] = {it["metadata"]["name"]: it for it in ended}
     for name, it in done.items():
         assert condition(it, "Succeeded")["reason"] == "Succeeded", (name, condition(it, "Succeeded"))
         assert it["status"]["source"]["podUID"] == uids[name]
-    assert len(queued) >= COUNT - NODE - 2, "they did not wait"
+    assert len(queued) >= COUNT // 2, "they did not wait"
 
     began = sorted(names, key=lambda n: done[n]["status"]["timings"]["admittedAt"])
     late = [n for i, n in enumerate(began) if abs(names.index(n) - i) >= NODE]  # those that run at once may overtake
