@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Protocol
 
+from migration_agent.entry import Entry
 from migration_agent.gate import Gates
 from migration_agent.journal import Journal, JournalDamaged, SourceRecord, TargetRecord
 from migration_agent.ports import Clock, PeerState
@@ -37,26 +37,6 @@ class Sides(Protocol):
     def target(self, record: TargetRecord, *, changed: Callable[[], None], restarted: bool) -> TargetSide: ...
 
 
-@dataclass
-class _Entry:
-    """One migration here."""
-
-    revision: int
-    source: SourceSide | None = None
-    target: TargetSide | None = None
-    told: MigrationReport | None = None
-    """The latest report without what changes by mere time; a change of it is news."""
-    news: asyncio.Event = field(default_factory=asyncio.Event)
-
-    @property
-    def sides(self) -> tuple[SourceSide | TargetSide, ...]:
-        return tuple(side for side in (self.source, self.target) if side is not None)
-
-    @property
-    def settled(self) -> bool:
-        return all(side.record.settled for side in self.sides)
-
-
 class Migrations:
     """One per agent. Requests about one migration are taken one after another."""
 
@@ -78,7 +58,7 @@ class Migrations:
         self._tickets = tickets
         self._clock = clock
         self._sides = sides
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[str, Entry] = {}
         self._damaged: set[str] = set()
         self._lock = asyncio.Lock()
         self._revision = 0
@@ -368,7 +348,7 @@ class Migrations:
         await asyncio.to_thread(self._vault.sweep, known)
         await asyncio.to_thread(self._journal.sweep_images, known)
 
-    async def _remove(self, uid: str, entry: _Entry) -> None:
+    async def _remove(self, uid: str, entry: Entry) -> None:
         del self._entries[uid]
         await asyncio.gather(*(side.stop() for side in entry.sides))
         await asyncio.to_thread(self._journal.forget, uid)
@@ -377,9 +357,9 @@ class Migrations:
             await asyncio.to_thread(self._journal.release_claim, entry.source.record.request.pod_uid, uid)
         entry.news.set()
 
-    def _entry(self, uid: str) -> _Entry:
+    def _entry(self, uid: str) -> Entry:
         self._revision += 1
-        return self._entries.setdefault(uid, _Entry(self._revision))
+        return self._entries.setdefault(uid, Entry(self._revision))
 
     def _start_source(self, record: SourceRecord, *, restarted: bool) -> None:
         uid = record.request.migration.uid
@@ -397,21 +377,6 @@ class Migrations:
         entry = self._entries.get(uid)
         if entry is None:
             return
-        report = _timeless(self.report(uid))
-        if report != entry.told:
+        if entry.is_news(self.report(uid)):
             self._revision += 1
-            entry.told, entry.revision = report, self._revision
-            entry.news.set()
-            entry.news = asyncio.Event()
-
-
-def _timeless(report: MigrationReport) -> MigrationReport:
-    source, target = report.source, report.target
-    return report.model_copy(
-        update={
-            "revision": 0,
-            "source": source and source.model_copy(update={"freeze_budget_left_seconds": None}),
-            "target": target
-            and target.model_copy(update={"gate_age_seconds": 0.0 if target.gate_age_seconds is not None else None}),
-        }
-    )
+            entry.tell(self._revision)
