@@ -88,7 +88,7 @@ def test_a_source_that_dies_before_its_memory_has_moved_costs_the_state_and_says
     source = container_id(migrations.pod("pages") or {})
     # Frozen by cgroup v1 a process dies only when it is thawed.
     thaw = f"runc --root /run/containerd/runc/k8s.io resume {source} || true"
-    on_node(kubectl, nodes[0], f"pkill -KILL -f 'DROPPED = [m]map'; {thaw}")
+    on_node(kubectl, nodes[0], f"pkill -KILL -f 'GUARDED = [m]map'; {thaw}")
     go_on(kubectl, nodes[1])
     it = migrations.finished("move", seconds=120)
     assert condition(it, "Succeeded")["reason"] == "MemoryLost", condition(it, "Succeeded")
