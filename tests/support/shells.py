@@ -51,7 +51,7 @@ class Shell:
             stdin.write(text.encode())
             stdin.flush()
         except OSError as error:
-            raise ShellGoneError(str(error)) from error
+            raise self._gone(begun=False, script=script, said=self._last_words()) from error
         out, err = self._read(mark.encode(), script, time.monotonic() + timeout, timeout)
         _, _, rest = out.partition(f"{mark}\n".encode())
         stdout, _, code = rest.rpartition(f"\n{mark} ".encode())
@@ -75,10 +75,16 @@ class Shell:
                     piece = os.read(key.fd, 1 << 16)
                     texts[key.data] += piece
                     if not piece:
-                        raise self._gone(mark in texts[0], script, texts[1])
+                        raise self._gone(begun=mark in texts[0], script=script, said=texts[1])
         return texts[0], texts[1]
 
-    def _gone(self, begun: bool, script: str, said: bytes) -> Exception:
+    def _last_words(self) -> bytes:
+        """Return what it said before it hung up."""
+        with suppress(subprocess.TimeoutExpired):
+            return self._process.communicate(timeout=5)[1]
+        return b""
+
+    def _gone(self, *, begun: bool, script: str, said: bytes) -> Exception:
         message = f"{shlex.join(self._command)}: {said.decode(errors='replace').strip() or 'the connection broke'}"
         return AssertionError(f"{message}, while this ran: {script}") if begun else ShellGoneError(message)
 
