@@ -72,7 +72,16 @@ class ApiServer:
         self._send("PATCH", f"{where}?{query}", json.dumps(manifest))
 
     def log(self, pod: str, namespace: str, **query: str) -> str:
-        """Return what a pod's container has written; `query`: `container`, `tailLines`, `previous`, `timestamps`."""
+        """Return what a pod's container, the first one unless it is named, has written.
+
+        Args:
+            pod: its name.
+            namespace: where it is.
+            query: `container`, `tailLines`, `previous`, `timestamps`.
+        """
+        if "container" not in query:
+            it = self.get("pod", pod, namespace)
+            query |= {"container": it["spec"]["containers"][0]["name"]} if it else {}
         url = f"/api/v1/namespaces/{namespace}/pods/{pod}/log?{urlencode(query)}"
         text = self._send("GET", url)
         if text is None:
