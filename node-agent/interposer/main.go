@@ -35,6 +35,9 @@ func run(cfg *Config, argv, env []string) int {
 	if len(argv) > 1 && argv[1] == dumpCommand {
 		return runDump(argv, env)
 	}
+	if len(argv) > 1 && argv[1] == copierCommand {
+		return runCopier(os.Stdin, os.Stdout)
+	}
 	began := boottime()
 	cmd, err := parseCommand(argv[1:])
 	if err != nil {
