@@ -7,88 +7,125 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"runtime"
 	"sync"
+	"syscall"
 )
 
-// copierCommand copies the memory of running processes, in rounds: the first round writes all that is not zero to the
-// standard output, each later one what is not as it was written last. When the processes stand still a last round makes the
-// copy exact. Nothing is injected into them and nothing about them is believed: a page is compared by its content, so it
-// does not matter who wrote it, forked, or mapped something else there.
+// copierCommand copies the memory of running processes into a log, in rounds: the first round writes all that is not zero,
+// each later one what is not as it was written last. When the processes stand still a last round makes the copy exact.
+// Nothing is injected into them and nothing about them is believed: a page is compared by its content, so it does not matter
+// who wrote it, forked, or mapped something else there.
 //
-//	runc-migratable container-migration-copy
+//	runc-migratable container-migration-copy LOG
 //
-// A round is asked for by a line on the standard input, `copyRound`. Its answer is one `copyHead` after another, each with its
-// bytes, and ends with one of process 0, whose address is how many bytes were looked at.
+// A round is asked for by a line on the standard input, `copyRound`, and answered by one, `copyReport`, when it is in the log.
 const copierCommand = "container-migration-copy"
+
+// memoryLog is its name beside the images: frames, one after another. Of two that hold a page the later one counts; a page
+// that none holds is zeroes. A frame is process uint32 (as the images count), length uint32 and address uint64,
+// little-endian, and as many bytes of memory. The last one is of process 0: without it the log is not whole.
+const memoryLog = "memory.log"
+
+const (
+	frameHeadBytes = 16
+	copyBytes      = 1 << 20 // looked at, and written, at once
+	regionSize     = 2 << 20
+)
 
 // copyRound says what to copy.
 type copyRound struct {
 	// Processes by the pids that the images count: their pids here.
 	Processes map[uint32]int `json:"processes"`
-	// Images is CRIU's directory when the processes stand still and are dumped: what it left in them is copied. Before, all
-	// private anonymous memory is.
+	// Images is CRIU's directory when the processes stand still and are dumped: what it left in them is copied, and the log
+	// is whole. Before, all private anonymous memory is.
 	Images string `json:"images,omitempty"`
 }
 
-const copyHeadBytes = 16 // process uint32, length uint32, address uint64, little-endian
-
-const (
-	copyBytes  = 1 << 20 // looked at, and written, at once
-	regionSize = 2 << 20
-)
-
-// copier knows what the other side has.
-type copier struct {
-	pages pageTable
-	out   *copyWriter
+// copyReport says how many bytes of memory a round looked at, and how many it found to be different.
+type copyReport struct {
+	Looked  uint64 `json:"looked"`
+	Written uint64 `json:"written"`
 }
 
-func runCopier(in io.Reader, out io.Writer) int {
-	c := &copier{pages: newPageTable(), out: &copyWriter{out: out}}
+// copier knows what is in the log.
+type copier struct {
+	find  func(pid int) ([]span, error) // the memory of a running process
+	pages pageTable
+	log   *frameWriter
+}
+
+func runCopier(argv []string, in io.Reader, out io.Writer) int {
+	err := errors.New("wants the path of a log")
+	if len(argv) == 3 {
+		err = copyMemory(argv[2], anonymous, in, out)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "container-migration: memory cannot be copied: "+err.Error())
+		return 1
+	}
+	return 0
+}
+
+// copyMemory answers one request after another until there are no more.
+func copyMemory(path string, find func(pid int) ([]span, error), in io.Reader, out io.Writer) error {
+	log, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	c := &copier{find: find, pages: newPageTable(), log: &frameWriter{out: log}}
 	requests := bufio.NewReader(in)
 	for {
 		line, err := requests.ReadBytes('\n')
 		if errors.Is(err, io.EOF) && len(line) == 0 {
-			return 0
+			return nil
+		}
+		var asked copyRound
+		if err == nil {
+			err = json.Unmarshal(line, &asked)
+		}
+		var report copyReport
+		if err == nil {
+			report, err = c.round(asked)
 		}
 		if err == nil {
-			err = c.round(line)
+			err = json.NewEncoder(out).Encode(report)
 		}
 		if err != nil {
-			fmt.Fprintln(os.Stderr, "container-migration: memory cannot be copied: "+err.Error())
-			return 1
+			return err
 		}
 	}
 }
 
-func (c *copier) round(line []byte) error {
-	var asked copyRound
-	if err := json.Unmarshal(line, &asked); err != nil {
-		return err
-	}
-	looked := uint64(0)
+func (c *copier) round(asked copyRound) (copyReport, error) {
+	before, looked := c.log.written, uint64(0)
 	for process, pid := range asked.Processes {
-		spans, err := anonymous(pid)
-		if asked.Images != "" {
+		still := asked.Images != ""
+		spans, err := c.find(pid)
+		if still {
 			spans, err = leftByCriu(asked.Images, process)
 		}
-		if err != nil && asked.Images != "" {
-			return fmt.Errorf("process %d: %w", process, err)
+		if err != nil && still {
+			return copyReport{}, fmt.Errorf("process %d: %w", process, err)
 		}
-		size, err := c.copy(process, pid, spans, asked.Images != "")
+		size, err := c.copy(process, pid, spans, still)
 		if err != nil {
-			return fmt.Errorf("process %d: %w", process, err)
+			return copyReport{}, fmt.Errorf("process %d: %w", process, err)
 		}
 		looked += size
 	}
-	return c.out.write(0, looked, nil)
+	if asked.Images != "" {
+		if err := c.log.write(0, 0, nil); err != nil {
+			return copyReport{}, err
+		}
+	}
+	return copyReport{looked, c.log.written - before}, nil
 }
 
 // leftByCriu returns the memory that a dump has left in a process.
 func leftByCriu(images string, process uint32) ([]span, error) {
-	memory, err := readLazyMemory(filepath.Clean(images), int(process))
+	memory, err := readLeft(images, int(process))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil // a zombie has no memory
 	}
@@ -158,7 +195,7 @@ func (c *copier) piece(process uint32, pid int, it copyPiece, data []byte, still
 			last++
 		}
 		at := it.start + uint64(first*pageSize)
-		if err := c.out.write(process, at, data[first*pageSize:last*pageSize]); err != nil {
+		if err := c.log.write(process, at, data[first*pageSize:last*pageSize]); err != nil {
 			return err
 		}
 		copy(known[first:last], sums[first:last])

@@ -48,21 +48,23 @@ func (t *pageTable) known(process uint32, address uint64) []uint64 {
 	return sums[address%regionSize/pageSize:]
 }
 
-// copyWriter writes whole answers, for several goroutines.
-type copyWriter struct {
-	lock sync.Mutex
-	out  io.Writer
+// frameWriter appends whole frames, for several goroutines.
+type frameWriter struct {
+	lock    sync.Mutex
+	out     io.Writer
+	written uint64 // bytes of memory
 }
 
-func (w *copyWriter) write(process uint32, address uint64, data []byte) error {
+func (w *frameWriter) write(process uint32, address uint64, data []byte) error {
 	head := binary.LittleEndian.AppendUint32(nil, process)
 	head = binary.LittleEndian.AppendUint32(head, uint32(len(data)))
 	head = binary.LittleEndian.AppendUint64(head, address)
 	w.lock.Lock()
 	defer w.lock.Unlock()
-	if _, err := w.out.Write(head); err != nil || len(data) == 0 {
+	if _, err := w.out.Write(head); err != nil {
 		return err
 	}
+	w.written += uint64(len(data))
 	_, err := w.out.Write(data)
 	return err
 }

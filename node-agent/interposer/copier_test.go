@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/binary"
 	"encoding/json"
@@ -16,14 +17,14 @@ import (
 	"unsafe"
 )
 
-// copyRoom is a process with memory, here this one, and what the other side has of it.
+// copyRoom is a process with memory, here this one, and the log of its copy.
 type copyRoom struct {
 	t      *testing.T
 	pid    int
 	memory []byte
-	held   []byte
+	dir    string
 	in     *io.PipeWriter
-	out    io.Reader
+	out    *bufio.Reader
 }
 
 const copyProcess = 7
@@ -34,45 +35,73 @@ func newCopyRoom(t *testing.T, pages int) *copyRoom {
 	t.Cleanup(func() { _ = syscall.Munmap(memory) })
 	requests, in := io.Pipe()
 	out, answers := io.Pipe()
+	dir := t.TempDir()
+	must(t, os.Mkdir(dir+"/images", 0o700))
+	room := span{uint64(uintptr(unsafe.Pointer(&memory[0]))), uint64(uintptr(unsafe.Pointer(&memory[0]))) + uint64(len(memory))}
+	find := func(int) ([]span, error) { // this process would copy its own copies
+		pagemap, err := os.Open("/proc/self/pagemap")
+		if err != nil {
+			return nil, err
+		}
+		defer pagemap.Close()
+		return appendPresent(nil, pagemap, room)
+	}
 	go func() {
-		runCopier(requests, answers)
+		_ = copyMemory(dir+"/"+memoryLog, find, requests, answers)
 		answers.Close()
 	}()
 	t.Cleanup(func() { in.Close() })
-	return &copyRoom{t, os.Getpid(), memory, make([]byte, len(memory)), in, out}
+	return &copyRoom{t, os.Getpid(), memory, dir, in, bufio.NewReader(out)}
 }
 
 func (r *copyRoom) address() uint64 { return uint64(uintptr(unsafe.Pointer(&r.memory[0]))) }
 
-// round asks for one, keeps what comes, and returns how many pages of the room's came.
+// round asks for one and returns how many pages of the room's came into the log.
 func (r *copyRoom) round(images string) int {
 	r.t.Helper()
+	before := r.log()
 	line, err := json.Marshal(copyRound{map[uint32]int{copyProcess: r.pid}, images})
 	must(r.t, err)
 	_, err = r.in.Write(append(line, '\n'))
 	must(r.t, err)
-	came, head := 0, make([]byte, copyHeadBytes)
-	for {
-		_, err := io.ReadFull(r.out, head)
-		must(r.t, err)
-		process, length := binary.LittleEndian.Uint32(head), binary.LittleEndian.Uint32(head[4:])
-		address := binary.LittleEndian.Uint64(head[8:])
-		if process == 0 {
-			return came
+	answer, err := r.out.ReadBytes('\n')
+	must(r.t, err)
+	var report copyReport
+	must(r.t, json.Unmarshal(answer, &report))
+	came := 0
+	for log := r.log()[len(before):]; len(log) > 0; {
+		length, address := binary.LittleEndian.Uint32(log[4:]), binary.LittleEndian.Uint64(log[8:])
+		if address >= r.address() && address < r.address()+uint64(len(r.memory)) {
+			came += int(length) / pageSize
 		}
-		data := make([]byte, length)
-		_, err = io.ReadFull(r.out, data)
-		must(r.t, err)
-		if at := address - r.address(); address >= r.address() && at < uint64(len(r.held)) {
-			came += copy(r.held[at:], data) / pageSize
-		}
+		log = log[frameHeadBytes+length:]
 	}
+	return came
+}
+
+func (r *copyRoom) log() []byte {
+	data, err := os.ReadFile(r.dir + "/" + memoryLog)
+	if !errors.Is(err, os.ErrNotExist) {
+		must(r.t, err)
+	}
+	return data
+}
+
+// held returns the room's memory as a pager would fill it in.
+func (r *copyRoom) held() []byte {
+	r.t.Helper()
+	memory, err := readLazyMemory(r.dir+"/images", copyProcess)
+	must(r.t, err)
+	held, log := make([]byte, len(r.memory)), r.log()
+	for _, it := range memory.pieces {
+		copy(held[it.start-r.address():], log[it.offset:it.offset+int64(it.end-it.start)])
+	}
+	return held
 }
 
 // left writes the images of a dump that has left all of the room's memory in the process.
 func (r *copyRoom) left(pages uint64) string {
-	dir := r.t.TempDir()
-	start := r.address()
+	dir, start := r.dir+"/images", r.address()
 	writeImages(r.t, dir, [][2]uint64{{start, start + uint64(len(r.memory))}}, [][]byte{pagemapEntry(start, pages, entryLazy)}, nil)
 	return dir
 }
@@ -83,7 +112,7 @@ func TestEachRoundBringsWhatIsDifferent(t *testing.T) {
 	for page := range 600 {
 		fill(page)
 	}
-	if came := r.round(""); came != 600 || !bytes.Equal(r.held, r.memory) {
+	if came := r.round(""); came != 600 {
 		t.Fatalf("%d of 600 pages came", came)
 	}
 	if came := r.round(""); came != 0 {
@@ -93,11 +122,11 @@ func TestEachRoundBringsWhatIsDifferent(t *testing.T) {
 	r.memory[299*pageSize]++
 	clear(r.memory[300*pageSize : 301*pageSize])
 	fill(650)
-	if came := r.round(""); came != 4 || !bytes.Equal(r.held, r.memory) {
+	if came := r.round(""); came != 4 {
 		t.Fatalf("%d of 4 pages came", came)
 	}
 	r.memory[699*pageSize] = 1
-	if came := r.round(r.left(700)); came != 1 || !bytes.Equal(r.held, r.memory) {
+	if came := r.round(r.left(700)); came != 1 || !bytes.Equal(r.held(), r.memory) {
 		t.Fatalf("%d pages came in the end instead of 1", came)
 	}
 }
@@ -117,7 +146,7 @@ func TestWhateverWasWrittenInBetweenTheCopyIsExact(t *testing.T) {
 		r.round("")
 	}
 	r.round(r.left(3000))
-	if !bytes.Equal(r.held, r.memory) {
+	if !bytes.Equal(r.held(), r.memory) {
 		t.Fatal("the copy is not what the process has")
 	}
 }
@@ -128,42 +157,68 @@ func TestWhatTheProcessMayNotTouchIsCopiedToo(t *testing.T) {
 	must(t, syscall.Mprotect(r.memory[4*pageSize:9*pageSize], syscall.PROT_NONE))
 	r.round(r.left(20))
 	must(t, syscall.Mprotect(r.memory, syscall.PROT_READ|syscall.PROT_WRITE))
-	if !bytes.Equal(r.held, r.memory) {
+	if !bytes.Equal(r.held(), r.memory) {
 		t.Fatal("protected pages are missing")
 	}
 }
 
-func TestMemoryOfAnotherProcessIsFound(t *testing.T) {
+func TestMemoryOfAnotherProcessIsCopied(t *testing.T) {
 	child := exec.Command("sleep", "60")
 	must(t, child.Start())
 	defer func() { _ = child.Process.Kill(); _ = child.Wait() }()
-	r := newCopyRoom(t, 1)
-	r.pid = child.Process.Pid
-	spans, err := anonymous(r.pid)
-	if must(t, err); len(spans) == 0 {
-		t.Fatal("it has no memory")
+	line, _ := json.Marshal(copyRound{Processes: map[uint32]int{1: child.Process.Pid, 2: 1 << 22}})
+	var out bytes.Buffer
+	log := t.TempDir() + "/log"
+	if code := runCopier([]string{"", copierCommand, log}, bytes.NewReader(append(line, '\n')), &out); code != 0 {
+		t.Fatal(code)
 	}
-	r.round("")
-}
-
-func TestAProcessThatEndedMeanwhileHasNothing(t *testing.T) {
-	r := newCopyRoom(t, 1)
-	r.pid = 1 << 22
-	if came := r.round(""); came != 0 {
-		t.Fatal(came)
+	var report copyReport
+	must(t, json.Unmarshal(out.Bytes(), &report))
+	if info, err := os.Stat(log); err != nil || report.Written == 0 || uint64(info.Size()) < report.Written {
+		t.Fatal(report, err)
 	}
 }
 
 func TestWhatStandsStillMustBeThere(t *testing.T) {
 	var out bytes.Buffer
 	r := newCopyRoom(t, 4)
-	images := r.left(4)
-	line, _ := json.Marshal(copyRound{map[uint32]int{copyProcess: 1 << 22}, images})
-	if runCopier(bytes.NewReader(append(line, '\n')), &out) == 0 {
+	line, _ := json.Marshal(copyRound{map[uint32]int{copyProcess: 1 << 22}, r.left(4)})
+	if copyMemory(t.TempDir()+"/log", anonymous, bytes.NewReader(append(line, '\n')), &out) == nil {
 		t.Fatal("memory of a process that is gone was copied")
 	}
-	if runCopier(strings.NewReader("no request\n"), &out) == 0 {
+	if copyMemory(t.TempDir()+"/log", anonymous, strings.NewReader("no request\n"), &out) == nil {
 		t.Fatal("nonsense was understood")
+	}
+	if copyMemory(r.dir+"/images/mm-7.img", anonymous, strings.NewReader(""), &out) == nil {
+		t.Fatal("a file that was there was taken for a new log")
+	}
+}
+
+// TestALogThatIsNotWholeIsNone: what is missing would be read as zeroes.
+func TestALogThatIsNotWholeIsNone(t *testing.T) {
+	r := newCopyRoom(t, 8)
+	copy(r.memory, bytes.Repeat([]byte("kept"), len(r.memory)/4))
+	r.round("")
+	images := r.left(8)
+	if _, err := readLazyMemory(images, copyProcess); err == nil {
+		t.Fatal("without its last round it was taken for whole")
+	}
+	r.memory[0]++
+	r.round(images)
+	whole := r.log()
+	for _, size := range []int{0, 8, frameHeadBytes, len(whole) - 1, len(whole) - frameHeadBytes, len(whole) - frameHeadBytes - 1} {
+		must(t, os.WriteFile(r.dir+"/"+memoryLog, whole[:size], 0o600))
+		if _, err := readLazyMemory(images, copyProcess); err == nil {
+			t.Fatalf("%d of %d bytes were taken for all", size, len(whole))
+		}
+	}
+	must(t, os.WriteFile(r.dir+"/"+memoryLog, append(slices.Clone(whole), 0), 0o600))
+	if _, err := readLazyMemory(images, copyProcess); err == nil {
+		t.Fatal("what comes behind the last frame was overlooked")
+	}
+	must(t, os.WriteFile(r.dir+"/"+memoryLog, whole, 0o600))
+	if !bytes.Equal(r.held(), r.memory) {
+		t.Fatal("the whole log is not what the process has")
 	}
 }
 

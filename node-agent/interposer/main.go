@@ -36,7 +36,7 @@ func run(cfg *Config, argv, env []string) int {
 		return runDump(argv, env)
 	}
 	if len(argv) > 1 && argv[1] == copierCommand {
-		return runCopier(os.Stdin, os.Stdout)
+		return runCopier(argv, os.Stdin, os.Stdout)
 	}
 	began := boottime()
 	cmd, err := parseCommand(argv[1:])

@@ -37,38 +37,55 @@ type lazyMemory struct {
 	pages  string // the file with their bytes
 }
 
-// readLazyMemory reads which memory of the process with this pid, as the images count, is filled in after the restore.
-// A piece never reaches over the border of a mapping: the kernel fills one at a time.
+// readLazyMemory finds the memory of the process with this pid, as the images count, that is filled in after the restore.
 func readLazyMemory(images string, pid int) (lazyMemory, error) {
-	memory, err := readImage(filepath.Join(images, fmt.Sprintf("mm-%d.img", pid)), memoryMagic)
+	left, err := readLeft(images, pid)
 	if err != nil {
 		return lazyMemory{}, err
 	}
+	log, err := readMemoryLog(filepath.Join(filepath.Dir(images), memoryLog), pid, left.pieces)
+	if err != nil || log.pages != "" {
+		return log, err
+	}
+	if info, err := os.Lstat(left.pages); err != nil || !info.Mode().IsRegular() || info.Size() < left.size {
+		return lazyMemory{}, errors.Join(fmt.Errorf("%s does not hold the %d bytes that its pagemap lists", left.pages, left.size), err)
+	}
+	return left.lazyMemory, nil
+}
+
+// leftMemory is what CRIU has left out, and how large the file must be that has some of it.
+type leftMemory struct {
+	lazyMemory
+	size int64
+}
+
+// readLeft reads what CRIU has left out. A piece never reaches over the border of a mapping: the kernel fills one at a time.
+func readLeft(images string, pid int) (leftMemory, error) {
+	memory, err := readImage(filepath.Join(images, fmt.Sprintf("mm-%d.img", pid)), memoryMagic)
+	if err != nil {
+		return leftMemory{}, err
+	}
 	if len(memory) != 1 {
-		return lazyMemory{}, fmt.Errorf("mm-%d.img holds %d messages", pid, len(memory))
+		return leftMemory{}, fmt.Errorf("mm-%d.img holds %d messages", pid, len(memory))
 	}
 	mappings, err := readMappings(memory[0])
 	if err != nil {
-		return lazyMemory{}, fmt.Errorf("mm-%d.img: %w", pid, err)
+		return leftMemory{}, fmt.Errorf("mm-%d.img: %w", pid, err)
 	}
 	name := fmt.Sprintf("pagemap-%d.img", pid)
 	entries, err := readImage(filepath.Join(images, name), pagemapMagic)
 	if err != nil || len(entries) == 0 {
-		return lazyMemory{}, errors.Join(fmt.Errorf("%s cannot be used", name), err)
+		return leftMemory{}, errors.Join(fmt.Errorf("%s cannot be used", name), err)
 	}
 	head, err := readFields(entries[0])
 	if err != nil {
-		return lazyMemory{}, fmt.Errorf("%s: %w", name, err)
+		return leftMemory{}, fmt.Errorf("%s: %w", name, err)
 	}
 	pieces, size, err := readPagemap(entries[1:], mappings)
 	if err != nil {
-		return lazyMemory{}, fmt.Errorf("%s: %w", name, err)
+		return leftMemory{}, fmt.Errorf("%s: %w", name, err)
 	}
-	pages := filepath.Join(images, fmt.Sprintf("pages-%d.img", head.number(1)))
-	if info, err := os.Lstat(pages); err != nil || !info.Mode().IsRegular() || info.Size() < size {
-		return lazyMemory{}, errors.Join(fmt.Errorf("%s does not hold the %d bytes that %s lists", pages, size, name), err)
-	}
-	return lazyMemory{pieces, pages}, nil
+	return leftMemory{lazyMemory{pieces, filepath.Join(images, fmt.Sprintf("pages-%d.img", head.number(1)))}, size}, nil
 }
 
 // readPagemap returns what is lazy, and how many bytes the pages file has.
