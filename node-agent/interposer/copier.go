@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"runtime"
 	"sync"
@@ -40,6 +41,8 @@ type copyRound struct {
 	// Images is CRIU's directory when the processes stand still and are dumped: what it left in them is copied, and the log
 	// is whole. Before, all private anonymous memory is.
 	Images string `json:"images,omitempty"`
+	// Limit is about how many bytes are written at most, for what changes again and again; 0 is no limit.
+	Limit uint64 `json:"limit,omitempty"`
 }
 
 // copyReport says how many bytes of memory a round looked at, and how many it found to be different.
@@ -100,6 +103,10 @@ func copyMemory(path string, find func(pid int) ([]span, error), in io.Reader, o
 
 func (c *copier) round(asked copyRound) (copyReport, error) {
 	before, looked := c.log.written, uint64(0)
+	c.log.limit = before + asked.Limit
+	if asked.Limit == 0 {
+		c.log.limit = math.MaxUint64
+	}
 	for process, pid := range asked.Processes {
 		still := asked.Images != ""
 		spans, err := c.find(pid)
@@ -195,6 +202,9 @@ func (c *copier) piece(process uint32, pid int, it copyPiece, data []byte, still
 			last++
 		}
 		at := it.start + uint64(first*pageSize)
+		if c.log.full() {
+			return nil
+		}
 		if err := c.log.write(process, at, data[first*pageSize:last*pageSize]); err != nil {
 			return err
 		}

@@ -53,6 +53,13 @@ type frameWriter struct {
 	lock    sync.Mutex
 	out     io.Writer
 	written uint64 // bytes of memory
+	limit   uint64 // of what is written
+}
+
+func (w *frameWriter) full() bool {
+	w.lock.Lock()
+	defer w.lock.Unlock()
+	return w.written >= w.limit
 }
 
 func (w *frameWriter) write(process uint32, address uint64, data []byte) error {

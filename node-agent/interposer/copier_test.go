@@ -23,6 +23,7 @@ type copyRoom struct {
 	pid    int
 	memory []byte
 	dir    string
+	limit  uint64
 	in     *io.PipeWriter
 	out    *bufio.Reader
 }
@@ -51,7 +52,7 @@ func newCopyRoom(t *testing.T, pages int) *copyRoom {
 		answers.Close()
 	}()
 	t.Cleanup(func() { in.Close() })
-	return &copyRoom{t, os.Getpid(), memory, dir, in, bufio.NewReader(out)}
+	return &copyRoom{t, os.Getpid(), memory, dir, 0, in, bufio.NewReader(out)}
 }
 
 func (r *copyRoom) address() uint64 { return uint64(uintptr(unsafe.Pointer(&r.memory[0]))) }
@@ -60,7 +61,7 @@ func (r *copyRoom) address() uint64 { return uint64(uintptr(unsafe.Pointer(&r.me
 func (r *copyRoom) round(images string) int {
 	r.t.Helper()
 	before := r.log()
-	line, err := json.Marshal(copyRound{map[uint32]int{copyProcess: r.pid}, images})
+	line, err := json.Marshal(copyRound{map[uint32]int{copyProcess: r.pid}, images, r.limit})
 	must(r.t, err)
 	_, err = r.in.Write(append(line, '\n'))
 	must(r.t, err)
@@ -151,6 +152,22 @@ func TestWhateverWasWrittenInBetweenTheCopyIsExact(t *testing.T) {
 	}
 }
 
+func TestARoundWithALimitLeavesTheRestForALaterOne(t *testing.T) {
+	r := newCopyRoom(t, 2000)
+	for page := range 2000 {
+		r.memory[page*pageSize] = byte(page%255 + 1)
+	}
+	r.limit = 400 * pageSize
+	if came := r.round(""); came < 400 || came > 1200 {
+		t.Fatalf("%d pages came where 400 were allowed, and a piece for each worker", came)
+	}
+	r.limit = 0
+	r.round(r.left(2000))
+	if !bytes.Equal(r.held(), r.memory) {
+		t.Fatal("what was left out in one round was forgotten")
+	}
+}
+
 func TestWhatTheProcessMayNotTouchIsCopiedToo(t *testing.T) {
 	r := newCopyRoom(t, 20)
 	copy(r.memory, bytes.Repeat([]byte("kept"), 20*pageSize/4))
@@ -182,7 +199,7 @@ func TestMemoryOfAnotherProcessIsCopied(t *testing.T) {
 func TestWhatStandsStillMustBeThere(t *testing.T) {
 	var out bytes.Buffer
 	r := newCopyRoom(t, 4)
-	line, _ := json.Marshal(copyRound{map[uint32]int{copyProcess: 1 << 22}, r.left(4)})
+	line, _ := json.Marshal(copyRound{Processes: map[uint32]int{copyProcess: 1 << 22}, Images: r.left(4)})
 	if copyMemory(t.TempDir()+"/log", anonymous, bytes.NewReader(append(line, '\n')), &out) == nil {
 		t.Fatal("memory of a process that is gone was copied")
 	}

@@ -27,6 +27,7 @@ from migration_agent.vault import Vault
 from migration_api.migration import Decision, Outcome
 from migration_api.shipping import Shipping
 from migration_api.wire import Connections, Failure, MigrationRef, RefKind, SourceRequest, TargetRequest, Thaw
+from support.fake_copier import FakeCopier
 
 MIGRATION = "0b0e2b8e-migration"
 SOURCE_POD = "5a5a5a5a-source"
@@ -46,6 +47,7 @@ def source_request(
     *,
     taking: bool = False,
     post_copy: bool = False,
+    pre_copy: bool = False,
 ) -> SourceRequest:
     return SourceRequest(
         migration=REF.model_copy(update={"kind": RefKind.CONTAINER_CHECKPOINT}) if taking else REF,
@@ -54,6 +56,7 @@ def source_request(
         containers=containers,
         order=order,
         post_copy=post_copy,
+        pre_copy=pre_copy,
         target_node=None if taking else "node-b",
         thaw=Thaw.DUMPED if taking else thaw,
         freeze_budget_seconds=budget,
@@ -208,6 +211,14 @@ class FakeNode:
     names: tuple[str, ...] = ("main",)
     attached: tuple[str, ...] = ()
     """Those with System V shared memory."""
+    memory_bytes: int = 1 << 20
+    """Of each container."""
+    changes: list[int] = field(default_factory=lambda: [100, 20, 0])
+    """MiB that each round of copying finds."""
+    copiers: list[FakeCopier] = field(default_factory=list[FakeCopier])
+    copy_gate: threading.Event | None = None
+    scale: int = 1
+    """Bytes of the log for a MiB of memory."""
 
     def do(self, act: str) -> None:
         self.watch(act)
@@ -233,7 +244,7 @@ class FakeNode:
         if pod_uid != SOURCE_POD or self.status_ is ContainerStatus.STOPPED:
             return ()
         return tuple(
-            Container(name, f"c0ffee-{name}", pod_uid, self.pid, self.start, Path("/bundle"), 1 << 20, "runc")
+            Container(name, f"c0ffee-{name}", pod_uid, self.pid, self.start, Path("/bundle"), self.memory_bytes, "runc")
             for name in self.names
         )
 
@@ -253,6 +264,12 @@ class FakeNode:
         if self.status_ is ContainerStatus.PAUSED:
             self.do("resume")
             self.status_ = ContainerStatus.STOPPED if self.dead else ContainerStatus.RUNNING
+
+    def copier(self, dump: Dump) -> FakeCopier:
+        assert self.status_ is ContainerStatus.RUNNING
+        assert dump.memory_stays
+        self.copiers.append(FakeCopier(dump, self.changes, self.do, gate=self.copy_gate, scale=self.scale))
+        return self.copiers[-1]
 
     def prepare(self, dump: Dump) -> None:
         (dump.directory / "images").mkdir(parents=True, exist_ok=True)

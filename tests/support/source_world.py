@@ -43,6 +43,7 @@ class World:
     taking: bool = False
     """For a ContainerCheckpoint: there is no target."""
     post_copy: bool = False
+    pre_copy: bool = False
 
     def __post_init__(self) -> None:
         self.journal = journal_at(self.root)
@@ -52,7 +53,7 @@ class World:
         self.journal.claim(SOURCE_POD, MIGRATION)
         if self.taking:
             self.cluster.migration = Seen(source_node="node-a", source_pod_uid=SOURCE_POD)
-        request = source_request(thaw=self.thaw, taking=self.taking, post_copy=self.post_copy)
+        request = source_request(thaw=self.thaw, taking=self.taking, post_copy=self.post_copy, pre_copy=self.pre_copy)
         self.journal.save(SourceRecord(request=request.task, boot_id=self.clock.boot))
         self.side = self.agent(restarted=False)
 

@@ -13,7 +13,15 @@ from pathlib import Path
 from migration_agent.freeze import FreezeFailure
 from migration_agent.ports import FenceLike, PacketDropLike
 from migration_agent.processes import Processes
-from migration_agent.runtime.interface import Container, ContainerStatus, Dump, Runtime, RuntimeFailure, Shared
+from migration_agent.runtime.interface import (
+    Container,
+    ContainerStatus,
+    Dump,
+    MemoryCopierLike,
+    Runtime,
+    RuntimeFailure,
+    Shared,
+)
 from migration_api.wire import Connections
 
 log = logging.getLogger(__name__)
@@ -83,6 +91,10 @@ class Freezer:
     def prepare(self, dump: Dump) -> None:
         """Make all of a dump that can be made while the container runs."""
         self.runtime.prepare(dump)
+
+    def copier(self, dump: Dump) -> MemoryCopierLike:
+        """Begin to copy the memory of a container that runs."""
+        return self.runtime.copier(dump)
 
     def dump(self, dump: Dump, *, while_frozen: Callable[[], None]) -> Path:
         """Checkpoint one paused container; returns the directory."""

@@ -117,6 +117,15 @@ class Host:
         self._check_isolation()
         return self.run(self._enter(argv), timeout=timeout, env={"PATH": HOST_PATH, **(env or {})}, input=input)
 
+    def talk_on_host(self, argv: Sequence[str]) -> Dialogue:
+        """Begin a dialogue with a command in the host's namespaces, in a cgroup of its own.
+
+        Raises:
+            CommandFailed: it did not start.
+        """
+        self._check_isolation()
+        return Dialogue(self._enter(argv), {"PATH": HOST_PATH, "HOME": "/root", "LANG": "C.UTF-8"})
+
     def run_in_netns(
         self,
         pid: int,
@@ -207,6 +216,55 @@ class Host:
         namespaces = ["--mount", "--uts", "--ipc", "--net", "--cgroup"]
         leave = ["sh", "-c", isolation_script("/sys/fs/cgroup"), "sh"]
         return ["nsenter", "--target", str(self.first_process), *namespaces, "--", *leave, *argv]
+
+
+class Dialogue:
+    """A command that answers each line with a line. It ends when it is closed, and when the agent dies."""
+
+    def __init__(self, argv: Sequence[str], env: Mapping[str, str]) -> None:
+        """Start it. Raises `CommandFailed`."""
+        self._argv = argv
+        pipe = subprocess.PIPE
+        try:
+            self._process = subprocess.Popen(
+                argv,
+                stdin=pipe,
+                stdout=pipe,
+                stderr=pipe,
+                env=dict(env),
+                text=True,
+                errors="replace",
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise CommandFailed(_shown(argv), None, f"it could not be started: {error}") from error
+
+    def ask(self, line: str) -> str:
+        """Say a line and return the answer; for one thread at a time, and for as long as it takes.
+
+        Raises:
+            CommandFailed: the command has ended.
+        """
+        stdin, stdout, stderr = self._process.stdin, self._process.stdout, self._process.stderr
+        if stdin is None or stdout is None or stderr is None:
+            raise AssertionError("it was started with pipes")
+        answer = ""
+        with suppress(OSError, ValueError):  # it has ended, or was closed
+            stdin.write(line + "\n")
+            stdin.flush()
+            answer = stdout.readline()
+        if not answer.endswith("\n"):
+            said = ""
+            with suppress(OSError, ValueError):
+                said = stderr.read()
+            raise CommandFailed(_shown(self._argv), self._process.wait(), last_lines(said))
+        return answer
+
+    def close(self) -> None:
+        """End it; from any thread, as often as wished."""
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
 
 def boottime_ns() -> int:

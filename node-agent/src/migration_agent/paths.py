@@ -13,6 +13,8 @@ from migration_api.names import RUN_DIR, STATE_DIR
 _UID = re.compile(UID)
 _CONTAINER = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _KUBELET_PODS = "var/lib/kubelet/pods"
+MEMORY_LOG = "memory.log"
+"""Beside a container's images: memory that was copied while it changed (docs/checkpoint-format.md)."""
 SHARED_DIRECTORY = "_pod"
 """No container can have this name."""
 ONLY_LOOPBACK = "only-loopback"

@@ -18,7 +18,7 @@ from migration_agent.archive.names import NotTransferable
 from migration_agent.archive.whole import put_beside
 from migration_agent.connections import connections
 from migration_agent.processes import Processes
-from migration_agent.runtime.interface import Container, ContainerStatus, Dump, RuntimeFailure, Shared
+from migration_agent.runtime.interface import Container, ContainerStatus, Dump, MemoryCopierLike, RuntimeFailure, Shared
 from migration_agent.runtime.podman import Podman, PodmanContainer
 from migration_api.wire import Connections
 
@@ -69,6 +69,10 @@ class PodmanFreezer:
             self._forget_checkpoint()
         except OSError as error:
             raise RuntimeFailure(f"the checkpoint's directory could not be prepared: {error}") from error
+
+    def copier(self, dump: Dump) -> MemoryCopierLike:
+        """Raise: what Podman dumps it dumps whole."""
+        raise RuntimeFailure(f"the memory of the Podman container {dump.container.name} cannot be copied while it runs")
 
     def fence(self) -> None:
         """Nothing: no kubelet knows it."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from migration_agent.processes import Processes
-from migration_agent.runtime.interface import Container, ContainerStatus, Dump, Shared
+from migration_agent.runtime.interface import Container, ContainerStatus, Dump, MemoryCopierLike, Shared
 from migration_agent.seen import Gone, Seen
 from migration_api.migration import Decision, Outcome
 from migration_api.shipping import Shipping
@@ -122,6 +122,10 @@ class FreezerLike(Protocol):
 
     def shared(self) -> Shared:
         """Return what they share; before the freeze."""
+        ...
+
+    def copier(self, dump: Dump) -> MemoryCopierLike:
+        """Begin to copy the memory of a container that runs, and whose dump will leave it in the processes."""
         ...
 
     def prepare(self, dump: Dump) -> None:

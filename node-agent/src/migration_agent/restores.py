@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from migration_agent.gate import Gate, Gates, Hook, Starter
 from migration_agent.journal import TargetRecord
 from migration_agent.lineup import Lineup
-from migration_agent.paths import ONLY_LOOPBACK, SHARED_DIRECTORY, Layout
+from migration_agent.paths import MEMORY_LOG, ONLY_LOOPBACK, SHARED_DIRECTORY, Layout
 from migration_agent.processes import ProcessRef
 from migration_api.wire import LAZY_FROM_BYTES, TargetTask
 
@@ -32,6 +32,8 @@ def restore_options(record: TargetRecord, container: str, *, lazily: bool) -> tu
 def is_lazy(record: TargetRecord, container: str, *, lazily: bool) -> bool:
     """Say whether a container's memory is filled in after its restore: it is much, or stays at the source."""
     if record.request.post_copy:
+        return True
+    if any(it.path == f"{container}/{MEMORY_LOG}" for it in record.entries or ()):
         return True
     pages = f"{container}/images/pages-"
     held = sum(it.size for it in record.entries or () if it.path.startswith(pages))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
+from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +14,12 @@ from typing import TYPE_CHECKING
 from migration_agent.checkpoint import criu
 from migration_agent.filling import Filling
 from migration_agent.freeze import FreezeFailure
+from migration_agent.paths import MEMORY_LOG
 from migration_agent.ports import GaveUp, Progress, Sending, Stop, TransferFailed
-from migration_agent.runtime.interface import Container, Dump, RuntimeFailure, Shared
+from migration_agent.runtime.interface import Container, Copied, Dump, MemoryCopierLike, RuntimeFailure, Shared
 from migration_agent.seen import Seen, Verdict, verdict
-from migration_agent.transport.chunks import FormatError
+from migration_agent.source_rounds import another, limit
+from migration_agent.transport.chunks import CHUNK_BYTES, FormatError
 from migration_agent.transport.manifest import checkpoint_bytes
 from migration_api.base import now
 from migration_api.conditions import Reason
@@ -26,12 +30,15 @@ if TYPE_CHECKING:
     from migration_agent.source import SourceSide
 
 
+log = logging.getLogger(__name__)
+
 _CONNECT_SECONDS = 10.0
 """A gate that is reached gets old meanwhile, and a freeze begins only before a young one (docs/protocol.md)."""
 
 
 _FILLING_SECONDS = 15.0
 _FILLING_LOOK_SECONDS = 0.1
+_CATCH_UP_LOOK_SECONDS = 0.05
 
 
 class GivenUp(Exception):
@@ -69,11 +76,14 @@ class SourceCopy:
         self._complete = threading.Event()
         self._sending: asyncio.Task[None] | None = None
         self._connected = asyncio.Event()
+        self._copiers: dict[str, MemoryCopierLike] = {}
+        """Of containers whose memory is copied before the freeze, by name."""
 
     def give_up(self) -> None:
         """Stop at the next possible point; whatever is frozen stays frozen."""
         self._stop.set()
         self._end_of_sending.set()
+        self._close_copiers()
 
     async def run(self) -> None:
         """Copy.
@@ -88,6 +98,7 @@ class SourceCopy:
                 prepared = await self._prepare()
                 await self._begin_to_send()
                 await self._connect()
+                await self._copy_memory(prepared)
                 await freeze.enter_async_context(self._side.tools.turn.mine(self._go_on))
                 await self._freeze(prepared)
                 await self._dump(prepared)
@@ -98,6 +109,8 @@ class SourceCopy:
             except BaseException:
                 await self._end_sending()
                 raise
+            finally:
+                self._close_copiers()
             await self._sent()
 
     async def send(self) -> None:
@@ -132,6 +145,37 @@ class SourceCopy:
                 text = f"the memory of container {', '.join(names)} is still being filled in after its last migration"
                 raise CopyFailed(Reason.CHECKPOINT_FAILED, f"{text}; nothing was frozen. Try again later")
             await asyncio.sleep(_FILLING_LOOK_SECONDS)
+
+    async def _copy_memory(self, prepared: _Prepared) -> None:
+        """Copy memory while it changes, until what is left to be copied in the freeze does not get less."""
+        side, rounds = self._side, list[Copied]()
+        if not side.record.request.pre_copy:
+            return
+        logs = [dump for dump in prepared.dumps if dump.memory_stays]
+        for dump in logs:
+            self._copiers[dump.container.name] = await asyncio.to_thread(side.tools.freezer.copier, dump)
+        while logs and another(rounds):
+            most = limit(rounds) if rounds else None
+            found = [await asyncio.to_thread(it.round, most) for it in self._copiers.values()]
+            rounds.append(Copied(sum(it.looked for it in found), sum(it.written for it in found)))
+            await self._catch_up([dump.directory / MEMORY_LOG for dump in logs])
+            await reach(Failpoint.SOURCE_ROUND)
+            log.info("migration %s: %d MiB of memory copied while it runs", side.ref.uid, rounds[-1].written >> 20)
+
+    async def _catch_up(self, logs: Sequence[Path]) -> None:
+        """Wait until the target has what was copied, but for pieces of chunks."""
+        sizes = await asyncio.to_thread(lambda: [log.stat().st_size for log in logs])
+        while self.progress.done < sum(size - size % CHUNK_BYTES for size in sizes):
+            self._go_on()
+            if self._sending is not None and self._sending.done():
+                await self._arrive()
+                raise CopyFailed(Reason.TRANSFER_FAILED, f"{self._where()} says that all is there, which is not so")
+            await asyncio.sleep(_CATCH_UP_LOOK_SECONDS)
+        self._go_on()
+
+    def _close_copiers(self) -> None:
+        for copier in self._copiers.values():
+            copier.close()
 
     async def _freeze(self, prepared: _Prepared) -> None:
         """Fence, drop, pause; right after a live look at the object."""
@@ -172,6 +216,8 @@ class SourceCopy:
                 return  # the target refused it
             work = copy_shared if dump is dumps[-1] else self._go_on
             await asyncio.to_thread(side.tools.freezer.dump, dump, while_frozen=work)
+            if copier := self._copiers.get(dump.container.name):
+                await asyncio.to_thread(copier.last)
             if dump.container is not owner:
                 await asyncio.to_thread(criu.drop_shared_ipc, dump.directory)
         if not await asyncio.to_thread(side.tools.freezer.frozen, side.record.containers):

@@ -28,14 +28,17 @@ class SourceMemory:
 
     @property
     def staying(self) -> int:
-        """Return how much stays in the processes, in bytes, about."""
+        """Return how much stays in the processes after the decision, in bytes, about."""
+        if not self._side.record.request.post_copy:
+            return 0
         return sum(it.memory_bytes for it in self._side.record.containers if self.stays(it))
 
     def stays(self, container: Container) -> bool:
         """Say whether a container's memory is left in its processes when it is dumped."""
         request = self._side.record.request
         large = container.memory_bytes >= LAZY_FROM_BYTES
-        return request.post_copy and large and container.name in request.containers
+        left = request.post_copy or request.pre_copy
+        return left and large and container.name in request.containers
 
     async def lend(self, container: str) -> Lending:
         """Let the target's agent read a container's memory.

@@ -35,14 +35,18 @@ POST_COPY_BYTES_PER_SECOND = 2 * 1024 * 1024 * 1024
 """With the memory left where it is, a dump only lists its pages; what it was seen to reach on modest nodes."""
 
 
+PRE_COPY_ROOM = 2.5
+"""How often the memory is copied at most, while it changes and in the end: the older copies stay (`COPIES_MAX`)."""
+
+
 def memory_bytes(facts: PodFacts) -> int:
     """Return the memory of a pod's containers and shared volumes, in bytes."""
     return sum(c.memory_bytes for c in facts.containers) + facts.shared_bytes
 
 
 def checkpoint_bytes(facts: PodFacts, strategy: Strategy) -> int:
-    """Return what has to be complete at the target before the container runs there, in bytes."""
-    if strategy is Strategy.POST_COPY:
+    """Return what is copied while the container stands still, in bytes; what is looked at for changes not counted."""
+    if strategy is not Strategy.STOP_AND_COPY:
         return sum(min(c.memory_bytes, LAZY_FROM_BYTES) for c in facts.containers) + facts.shared_bytes
     return memory_bytes(facts)
 
@@ -89,4 +93,5 @@ def restore_seconds(facts: PodFacts, strategy: Strategy) -> float:
 
 def room_needed(facts: PodFacts, strategy: Strategy = Strategy.STOP_AND_COPY) -> int:
     """Return what a node must have room for, in bytes."""
-    return int(checkpoint_bytes(facts, strategy) * ROOM_FACTOR)
+    copied = memory_bytes(facts) * PRE_COPY_ROOM if strategy is Strategy.PRE_COPY else checkpoint_bytes(facts, strategy)
+    return int(copied * ROOM_FACTOR)

@@ -296,6 +296,11 @@ class Observation:
         return self.migration.spec.strategy is Strategy.POST_COPY
 
     @property
+    def pre_copy(self) -> bool:
+        """Memory is copied before the freeze."""
+        return self.migration.spec.strategy is Strategy.PRE_COPY
+
+    @property
     def memory_lost(self) -> str:
         """Why not all of it came; remembered in the conditions: agents forget in the end.
 

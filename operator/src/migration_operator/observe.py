@@ -126,7 +126,7 @@ async def _late(agents: Agents, o: Observation, rules: Rules) -> bool | None:
     if facts is None:
         return None
     estimate = freeze_estimate(o.migration, o.source_pod, facts, rules.transport.transport(o.migration))
-    return estimate > rules.late_gate_seconds
+    return o.pre_copy or estimate > rules.late_gate_seconds
 
 
 async def agent_view(kube: Kube, agents: Agents, name: str | None, uid: str) -> AgentView | None:

@@ -294,6 +294,17 @@ def _freeze(case: _Case) -> Iterator[Problem]:
         )
 
 
+def _filled_in(case: _Case) -> Iterator[Problem]:
+    """What is not restored with the container is filled in while it runs."""
+    strategy = case.migration.spec.strategy
+    if strategy is Strategy.STOP_AND_COPY:
+        return
+    why = Why.POST_COPY_NOT_POSSIBLE if strategy is Strategy.POST_COPY else Why.PRE_COPY_NOT_POSSIBLE
+    for node in filter(None, (case.facts.source, case.facts.target)):
+        if node.facts and not node.facts.post_copy:
+            yield Problem(why, f"the kernel of node {node.name} cannot fill memory in later (userfaultfd)")
+
+
 def _post_copy(case: _Case) -> Iterator[Problem]:
     """The source stands still after the commit, too, for as long as its memory is needed: nothing may kill it."""
     if case.migration.spec.strategy is not Strategy.POST_COPY:
@@ -301,11 +312,6 @@ def _post_copy(case: _Case) -> Iterator[Problem]:
     if case.facts.revision is not None:
         what = f"the StatefulSet creates pod {case.pod.name} again only when the source, and its memory, are gone"
         yield Problem(Why.POST_COPY_NOT_POSSIBLE, what)
-    for node in filter(None, (case.facts.source, case.facts.target)):
-        if node.facts and not node.facts.post_copy:
-            yield Problem(
-                Why.POST_COPY_NOT_POSSIBLE, f"the kernel of node {node.name} cannot fill memory in later (userfaultfd)"
-            )
     if case.facts.pod_facts is None:
         return
     follows, limit = memory_follows(case.facts.pod_facts, case.facts.way), probes_budget(case.pod)
@@ -343,6 +349,7 @@ _CHECKS: tuple[Callable[[_Case], Iterator[Problem]], ...] = (
     _target_name,
     _rivals,
     _freeze,
+    _filled_in,
     _post_copy,
     _connections,
     _transport,

@@ -14,6 +14,7 @@ from pathlib import Path
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from migration_agent.checkpoint import criu, description, memory, rootfs, volumes
+from migration_agent.checkpoint.copier import MemoryCopier
 from migration_agent.checkpoint.post_dump import Expectation, PostDumpBroker
 from migration_agent.connections import connections
 from migration_agent.host import CommandFailed, Completed, Host, wait_for_exit
@@ -146,17 +147,26 @@ class Containerd:
         with self._broker.expect(dump.migration, dump.container.name, work) as expectation:
             self._checkpoint(dump, bundle, expectation, file_locks=file_locks)
         if dump.memory_stays:
-            self._note_memory(dump, bundle)
+            self._note_memory(dump)
         with suppress(OSError):  # nobody needs them to go on
             description.keep_statistics(criu.work(dump), dump.directory)
 
-    def _note_memory(self, dump: Dump, bundle: Bundle) -> None:
-        init = dump.container.init
-        processes: dict[int, ProcessRef] = {}
-        for pid in self._pids(bundle, init):
+    def copier(self, dump: Dump) -> MemoryCopier:
+        """Start a process that copies. See `Runtime`."""
+        return MemoryCopier(self._host, dump, lambda: self._by_inner_pid(dump.container))
+
+    def _by_inner_pid(self, container: Container) -> dict[int, ProcessRef]:
+        """Return a container's processes as they are now, by the pids that images count."""
+        init = container.init
+        found: dict[int, ProcessRef] = {}
+        for pid in self._pids(self._bundle(container), init):
             inside, start = self._host.pid_in_namespace_of(init.pid, pid), self._host.process_start(pid)
             if inside is not None and start is not None:
-                processes[inside] = ProcessRef(pid=pid, start=start)
+                found[inside] = ProcessRef(pid=pid, start=start)
+        return found
+
+    def _note_memory(self, dump: Dump) -> None:
+        processes = self._by_inner_pid(dump.container)
         try:
             memory.note(dump.directory, processes)
         except OSError as error:

@@ -62,6 +62,32 @@ class Dump:
 
 
 @dataclass(frozen=True)
+class Copied:
+    """What one round of copying found, in bytes."""
+
+    looked: int
+    """How much memory there is."""
+    written: int
+    """How much of it was not yet as it is."""
+
+
+class MemoryCopierLike(Protocol):
+    """Copies a container's memory while it runs, in rounds. All methods block and raise `RuntimeFailure`."""
+
+    def round(self, limit: int | None = None) -> Copied:
+        """Copy what has changed since the last round, all in the first one, but about so many bytes at most."""
+        ...
+
+    def last(self) -> Copied:
+        """Make the copy exact: the processes stand still, and their dump has left the memory in them."""
+        ...
+
+    def close(self) -> None:
+        """End it, from any thread; what waits for a round fails."""
+        ...
+
+
+@dataclass(frozen=True)
 class Shared:
     """What a pod's containers have in common, found before the freeze so that nothing is looked for in it."""
 
@@ -98,6 +124,14 @@ class Runtime(Protocol):
 
         Raises:
             RuntimeFailure: it is not running or paused, or the command failed.
+        """
+        ...
+
+    def copier(self, dump: Dump) -> MemoryCopierLike:
+        """Begin to copy the memory of a container whose dump will leave it in the processes.
+
+        Raises:
+            RuntimeFailure: that cannot be begun.
         """
         ...
 

@@ -14,7 +14,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from migration_agent.paths import ONLY_LOOPBACK, SHARED_DIRECTORY
+from migration_agent.paths import MEMORY_LOG, ONLY_LOOPBACK, SHARED_DIRECTORY
 from migration_agent.transport.chunks import (
     CHUNK_BYTES,
     CHUNK_BYTES_MAX,
@@ -46,7 +46,7 @@ _PAGE_BYTES = 4096
 _HEADER = b"CMMF" + bytes([VERSION, 0, 0, 0])
 _ENTRY = re.compile(
     r"(?P<container>[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)"
-    r"/(rootfs-diff\.tar|config\.dump|spec\.dump|stats-dump|network\.status|images/[A-Za-z0-9_][A-Za-z0-9_.-]{0,254})"
+    r"/(rootfs-diff\.tar|memory\.log|config\.dump|spec\.dump|stats-dump|network\.status|images/[A-Za-z0-9_][A-Za-z0-9_.-]{0,254})"
 )
 _SHARED = re.compile(rf"{SHARED_DIRECTORY}/({ONLY_LOOPBACK}|(shm|volume-[a-z0-9]([-a-z0-9]{{0,61}}[a-z0-9])?)\.tar)")
 
@@ -172,7 +172,7 @@ def entries_below(directory: Path) -> tuple[Entry, ...]:
     containers = [name for name in children if name != SHARED_DIRECTORY]
     files = sorted((directory / SHARED_DIRECTORY).iterdir()) if SHARED_DIRECTORY in children else []
     for container in containers:
-        beside = (directory / container / name for name in ("rootfs-diff.tar", *DESCRIPTIONS))
+        beside = (directory / container / name for name in ("rootfs-diff.tar", MEMORY_LOG, *DESCRIPTIONS))
         files += [*(file for file in beside if file.exists()), *sorted((directory / container / "images").iterdir())]
     for file in files:
         status = file.lstat()
@@ -188,7 +188,8 @@ def entries_below(directory: Path) -> tuple[Entry, ...]:
 def growing_below(directory: Path) -> tuple[Entry, ...]:
     """Return the files that are only appended to while a checkpoint is made, with their sizes now."""
     found: list[Entry] = []
-    patterns = ("*/images/pages-*.img", f"*/{PODMANS_ARCHIVE}", "*/rootfs-diff.tar", f"{SHARED_DIRECTORY}/*.tar")
+    inside = ("images/pages-*.img", PODMANS_ARCHIVE, "rootfs-diff.tar", MEMORY_LOG)
+    patterns = (*(f"*/{pattern}" for pattern in inside), f"{SHARED_DIRECTORY}/*.tar")
     for file in sorted(file for pattern in patterns for file in directory.glob(pattern)):
         status = file.lstat()
         if stat.S_ISREG(status.st_mode):

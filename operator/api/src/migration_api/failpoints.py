@@ -64,6 +64,8 @@ class Failpoint(StrEnum):
 
     SOURCE_COPY = "source.copy"
     SOURCE_SEND = "source.send"
+    SOURCE_ROUND = "source.round"
+    """Memory was copied while its processes run, once more or for the first time."""
     SOURCE_ABORT = "source.abort"
     SOURCE_THAW = "source.thaw"
     SOURCE_WITHDRAW = "source.withdraw"

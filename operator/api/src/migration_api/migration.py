@@ -32,6 +32,9 @@ class Strategy(StrEnum):
     POST_COPY = "PostCopy"
     """The container is frozen and goes on at the target at once; large memory follows, on demand and in the
     background. Until all of it has come the container cannot do without the source's node."""
+    PRE_COPY = "PreCopy"
+    """Large memory is copied while the container runs, again where it changes; frozen, only what has changed since is
+    sent, and the container goes on at the target with a copy that is complete there."""
 
 
 class TcpConnections(StrEnum):
@@ -101,8 +104,8 @@ class MigrationSpec(Model):
                 },
                 {
                     "rule": "!has(self.podman) || !(has(self.podUID) || has(self.containers) || self.retain"
-                    " || (has(self.strategy) && self.strategy == 'PostCopy'))",
-                    "message": "with podman there is no podUID, containers, retain or strategy PostCopy",
+                    " || (has(self.strategy) && self.strategy != 'StopAndCopy'))",
+                    "message": "with podman there is no podUID, containers, retain or strategy but StopAndCopy",
                 },
                 {
                     "rule": "!has(self.checkpointName) || !(has(self.podUID) || has(self.containers)"
@@ -115,10 +118,10 @@ class MigrationSpec(Model):
                     "message": "retain needs a transport of the type SharedVolume or ObjectStore",
                 },
                 {
-                    "rule": "!has(self.strategy) || self.strategy != 'PostCopy' || !(has(self.checkpointName)"
+                    "rule": "!has(self.strategy) || self.strategy == 'StopAndCopy' || !(has(self.checkpointName)"
                     " || self.retain || self.leaveSourceRunning)",
-                    "message": "with the strategy PostCopy there is no checkpointName, retain or leaveSourceRunning:"
-                    " the memory is never complete in a checkpoint, and the source must stand still until it has moved",
+                    "message": "checkpointName, retain and leaveSourceRunning need the strategy StopAndCopy: with the"
+                    " others no checkpoint has the memory in it",
                 },
             ]
         }
@@ -148,9 +151,10 @@ class MigrationSpec(Model):
     target: Target = Target()
     """Where to, and under which name."""
     strategy: Strategy = Strategy.STOP_AND_COPY
-    """How the memory moves. `StopAndCopy`: frozen, copied whole, resumed. `PostCopy`: it stands still for a short time,
-    whatever its memory; that follows while it runs at the target, slower at first (condition `MemoryMoved`). When the
-    source's node is lost meanwhile, so is the container's state: it starts afresh."""
+    """How the memory moves. `StopAndCopy`: frozen, copied whole, resumed. `PreCopy`: copied while it runs, then frozen
+    for what has changed; takes twice the room for the copy. `PostCopy`: it stands still for a short time, whatever its
+    memory; that follows while it runs at the target, slower at first (condition `MemoryMoved`). When the source's node
+    is lost meanwhile, so is the container's state: it starts afresh."""
     transport: Transport | None = None
     """How the checkpoint travels. Absent: as the chart's value `transport.default` says, which is `Direct` unless the
     cluster's admin has changed it."""

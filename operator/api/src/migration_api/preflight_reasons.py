@@ -224,6 +224,11 @@ class PreflightReason(Explained):
         "would kill the frozen source before all of it has moved.",
         "use the strategy StopAndCopy, or remove what stands against it",
     )
+    PRE_COPY_NOT_POSSIBLE = explained(
+        "PreCopyNotPossible",
+        "The memory cannot be filled in from the copy while the container runs: a node's kernel cannot do that.",
+        "use the strategy StopAndCopy, or nodes with userfaultfd",
+    )
     FREEZE_TOO_LONG = explained(
         "FreezeTooLong",
         "The container would stand still for longer than `spec.freezeBudgetSeconds` or its liveness probes allow.",

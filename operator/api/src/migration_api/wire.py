@@ -61,6 +61,8 @@ class _PodTask(Model):
     post_copy: bool = False
     """Large memory stays in the frozen processes and moves after the commit: the target cannot do without the source
     until all of it has come."""
+    pre_copy: bool = False
+    """Large memory is copied while its processes run, and what has changed since when they are frozen."""
 
     @property
     def all_containers(self) -> tuple[ContainerName, ...]:
@@ -68,6 +70,8 @@ class _PodTask(Model):
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
+        if self.post_copy and self.pre_copy:
+            raise ValueError("memory is copied either before or after")
         if self.containers != tuple(name for name in self.all_containers if name in self.containers):
             raise ValueError("containers must be some of order, once each and in that order")
         return self
