@@ -123,6 +123,7 @@ ELSEWHERE = {
     Failpoint.OPERATOR_RETURN: "a target node that is out of service",
     Failpoint.TARGET_PODMAN_RESTORES: "a container of Podman's: test_podman.py",
     Failpoint.TARGET_PODMAN_RESTORED: "a container of Podman's: test_podman.py",
+    Failpoint.SOURCE_ROUND: "the strategy PreCopy: test_pre_copy.py",
     Failpoint.SOURCE_SEND: "the source's agent died after the dump: reached by killing it at source.sent",
     Failpoint.SOURCE_WITHDRAW: "cancelled between the request and the freeze",
     Failpoint.SOURCE_LOSE: "the source died while frozen: test_rollback.py",

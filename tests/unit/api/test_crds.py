@@ -80,7 +80,7 @@ def test_every_spec_field_but_cancel_is_immutable() -> None:
 
 def test_only_what_works_is_offered() -> None:
     properties = schema_of(crds.container_migration())["properties"]["spec"]["properties"]
-    assert properties["strategy"]["enum"] == [s.value for s in Strategy] == ["StopAndCopy", "PostCopy"]
+    assert properties["strategy"]["enum"] == [s.value for s in Strategy] == ["StopAndCopy", "PostCopy", "PreCopy"]
     types = properties["transport"]["properties"]["type"]["enum"]
     assert types == [t.value for t in TransportType] == ["Direct", "SharedVolume", "ObjectStore"]
 

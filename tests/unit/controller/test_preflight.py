@@ -302,7 +302,7 @@ def test_every_reason_can_be_found_and_says_what_to_do() -> None:
     tested |= {R.PATH_NOT_ALLOWED, R.ENDPOINT_NOT_ALLOWED, R.STORE_SECRET_NOT_FOUND, R.STORE_SECRET_INVALID}
     tested |= {R.STORE_UNUSABLE, R.STORE_NOT_SHARED}  # these six in test_transport.py
     tested |= {R.CLAIM_NOT_FOUND, R.CLAIM_NOT_SHARED, R.CLAIM_NOT_MOUNTED}  # in test_claim.py
-    tested |= {R.POST_COPY_NOT_POSSIBLE}  # in test_post_copy.py
+    tested |= {R.POST_COPY_NOT_POSSIBLE, R.PRE_COPY_NOT_POSSIBLE}  # in test_post_copy.py and test_pre_copy.py
     tested |= {R.CONNECTIONS_OPEN, R.SHARED_WRITERS}  # the latter in test_clone.py
     tested |= {R.TARGET_NODE_UNFIT}  # in test_same_name.py
     tested |= {R.CHECKPOINT_NOT_FOUND, R.CHECKPOINT_NOT_READY, R.CHECKPOINT_KEY_UNUSABLE}  # in test_restore.py
