@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from migration_api.conditions import Reason
-from support.cluster import SYSTEM, Kubectl, agents, condition, wait_for
+from support.cluster import SYSTEM, Kubectl, agents, condition, on_node, wait_for
 from support.migration import Migrations
 from support.pages import restarts, start, verified
 from support.points import Points
@@ -59,14 +59,14 @@ def test_given_up_while_memory_is_copied_nothing_has_stood_still(
 
 @pytest.mark.parametrize("victim", ["source", "target"])
 def test_i4_an_agent_that_dies_while_memory_is_copied_begins_anew(
-    migrations: Migrations, nodes: tuple[str, str], points: Points, victim: str
+    kubectl: Kubectl, migrations: Migrations, nodes: tuple[str, str], points: Points, victim: str
 ) -> None:
     start(migrations, nodes[0])
     points.arm(nodes[0], "source.round", "kill" if victim == "source" else "hang")
     migrations.start("move", "pages", target={"nodeName": nodes[1]}, strategy="PreCopy")
     points.reached(nodes[0], "source.round")
     if victim == "target":
-        points.kill_agent(nodes[1])
+        on_node(kubectl, nodes[1], "pkill -KILL -f '[c]ontainer-migration-agent'")
     points.clear()
     it = migrations.succeeded("move", seconds=150)
     name = it["status"]["target"]["podName"]
