@@ -22,7 +22,7 @@ from support.cluster import Kubectl, NotInTimeError, able, on_node, schedulable,
 from support.follower import Follower
 from support.kept import Kept
 from support.migration import Migrations, leftovers
-from support.points import FAILPOINTS
+from support.points import FAILPOINTS, Points
 from support.stores import Bucket, Folder
 from support.table import Table
 
@@ -237,3 +237,11 @@ def lab(kubectl: Kubectl) -> Iterator[Lab]:
 def trial(lab: Lab) -> Trial:
     """Lets a counter migrate again and again, each time with an accident."""
     return Trial(lab, Workload(lab, "counter"))
+
+
+@pytest.fixture
+def points(kubectl: Kubectl) -> Iterator[Points]:
+    """The agents' failpoints; none stays armed."""
+    points = Points(kubectl)
+    yield points
+    points.clear()

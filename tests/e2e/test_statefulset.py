@@ -42,14 +42,6 @@ def counter(name: str = "main") -> Manifest:
     return container(name, "bash", "-c", COUNTER)
 
 
-@pytest.fixture
-def points(kubectl: Kubectl) -> Iterator[Points]:
-    """The agents' failpoints; none stays armed."""
-    points = Points(kubectl)
-    yield points
-    points.clear()
-
-
 def other(nodes: tuple[str, str], it: Manifest) -> str:
     return next(node for node in nodes if node != it["spec"]["nodeName"])
 
