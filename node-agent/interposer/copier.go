@@ -107,13 +107,16 @@ func (c *copier) round(asked copyRound) (copyReport, error) {
 	if asked.Limit == 0 {
 		c.log.limit = math.MaxUint64
 	}
+	still := asked.Images != ""
 	for process, pid := range asked.Processes {
-		still := asked.Images != ""
-		spans, err := c.find(pid)
+		var spans []span
+		var err error
 		if still {
 			spans, err = leftByCriu(asked.Images, process)
+		} else {
+			spans, _ = c.find(pid) // it may have ended
 		}
-		if err != nil && still {
+		if err != nil {
 			return copyReport{}, fmt.Errorf("process %d: %w", process, err)
 		}
 		size, err := c.copy(process, pid, spans, still)
@@ -122,7 +125,7 @@ func (c *copier) round(asked copyRound) (copyReport, error) {
 		}
 		looked += size
 	}
-	if asked.Images != "" {
+	if still {
 		if err := c.log.write(0, 0, nil); err != nil {
 			return copyReport{}, err
 		}

@@ -102,8 +102,7 @@ class Host:
         Raises:
             CommandFailed: it did not start, did not end in time, or ended non-zero.
         """
-        environment = {"PATH": os.environ.get("PATH", os.defpath), "HOME": "/root", "LANG": "C.UTF-8", **(env or {})}
-        return _run(argv, timeout=timeout, env=environment, cwd=cwd, stdin=input)
+        return _run(argv, timeout=timeout, env=_environment(env), cwd=cwd, stdin=input)
 
     def run_on_host(
         self,
@@ -124,7 +123,7 @@ class Host:
             CommandFailed: it did not start.
         """
         self._check_isolation()
-        return Dialogue(self._enter(argv), {"PATH": HOST_PATH, "HOME": "/root", "LANG": "C.UTF-8"})
+        return Dialogue(self._enter(argv), _environment({"PATH": HOST_PATH}))
 
     def run_in_netns(
         self,
@@ -261,9 +260,10 @@ class Dialogue:
         return answer
 
     def close(self) -> None:
-        """End it; from any thread, as often as wished."""
+        """End it, and wait for that; from any thread, as often as wished."""
         if self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has just ended by itself
+                os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
 
@@ -317,6 +317,11 @@ def is_isolated(own_cgroups: str) -> bool:
         _, controllers, path = line.split(":", 2)
         paths |= dict.fromkeys(controllers.split(","), path)
     return paths.get("memory", paths.get("")) == f"/{CGROUP}"
+
+
+def _environment(more: Mapping[str, str] | None) -> dict[str, str]:
+    """Return the little that every command gets, and what this one gets besides."""
+    return {"PATH": os.environ.get("PATH", os.defpath), "HOME": "/root", "LANG": "C.UTF-8", **(more or {})}
 
 
 def _run(

@@ -83,7 +83,8 @@ class SourceCopy:
         """Stop at the next possible point; whatever is frozen stays frozen."""
         self._stop.set()
         self._end_of_sending.set()
-        self._close_copiers()
+        if self._copiers:
+            asyncio.get_running_loop().run_in_executor(None, self._close_copiers)
 
     async def run(self) -> None:
         """Copy.
@@ -110,7 +111,7 @@ class SourceCopy:
                 await self._end_sending()
                 raise
             finally:
-                self._close_copiers()
+                await asyncio.to_thread(self._close_copiers)
             await self._sent()
 
     async def send(self) -> None:

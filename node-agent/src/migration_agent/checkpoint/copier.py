@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from migration_agent.checkpoint import memory
 from migration_agent.checkpoint.criu import HOOK, images
-from migration_agent.host import CommandFailed, Dialogue, Host
+from migration_agent.host import CommandFailed, Host
 from migration_agent.paths import MEMORY_LOG
 from migration_agent.processes import ProcessRef
 from migration_agent.runtime.interface import Copied, Dump, RuntimeFailure
@@ -31,7 +31,7 @@ class MemoryCopier:
     """One container's. All methods block; `close` may be called in any thread."""
 
     def __init__(self, host: Host, dump: Dump, processes: Callable[[], Mapping[int, ProcessRef]]) -> None:
-        """Start it; `processes` as `Runtime.processes`.
+        """Start it; `processes`: the container's, as they are now, by the pids that images count.
 
         Raises:
             RuntimeFailure: it cannot be started.
@@ -40,7 +40,7 @@ class MemoryCopier:
         self._processes = processes
         try:
             command = [HOOK, "container-migration-copy", str(dump.directory / MEMORY_LOG)]
-            self._dialogue: Dialogue = host.talk_on_host(command)
+            self._dialogue = host.talk_on_host(command)
         except CommandFailed as error:
             raise RuntimeFailure(str(error)) from error
 

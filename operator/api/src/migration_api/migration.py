@@ -152,9 +152,9 @@ class MigrationSpec(Model):
     """Where to, and under which name."""
     strategy: Strategy = Strategy.STOP_AND_COPY
     """How the memory moves. `StopAndCopy`: frozen, copied whole, resumed. `PreCopy`: copied while it runs, then frozen
-    for what has changed; takes twice the room for the copy. `PostCopy`: it stands still for a short time, whatever its
-    memory; that follows while it runs at the target, slower at first (condition `MemoryMoved`). When the source's node
-    is lost meanwhile, so is the container's state: it starts afresh."""
+    for what has changed; both nodes need room for 2.5 times the memory. `PostCopy`: it stands still for a short time,
+    whatever its memory; that follows while it runs at the target, slower at first (condition `MemoryMoved`). When the
+    source's node is lost meanwhile, so is the container's state: it starts afresh."""
     transport: Transport | None = None
     """How the checkpoint travels. Absent: as the chart's value `transport.default` says, which is `Direct` unless the
     cluster's admin has changed it."""

@@ -70,10 +70,14 @@ class _PodTask(Model):
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
-        if self.post_copy and self.pre_copy:
-            raise ValueError("memory is copied either before or after")
         if self.containers != tuple(name for name in self.all_containers if name in self.containers):
             raise ValueError("containers must be some of order, once each and in that order")
+        return self
+
+    @model_validator(mode="after")
+    def _before_or_after(self) -> Self:
+        if self.post_copy and self.pre_copy:
+            raise ValueError("memory is copied either before or after")
         return self
 
 
