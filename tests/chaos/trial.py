@@ -51,6 +51,13 @@ class Trial:
     workload: Workload
     number: int = 0
 
+    def survived(self, cell: Cell) -> None:
+        """Take a cell, and demand that its accident came and that one copy runs on."""
+        outcome = self.run(cell)
+        assert not outcome.faults, outcome.told()
+        assert outcome.reached, outcome.told()
+        assert outcome.ended in {"source", "target"}, outcome.told()
+
     def run(self, cell: Cell) -> Outcome:
         """Take a cell; the outcome's faults are empty when all is as it must be.
 

@@ -12,7 +12,4 @@ pytestmark = pytest.mark.timeout(900)
 
 @pytest.mark.parametrize("cell", OUTAGES, ids=str)
 def test_whatever_is_away_for_a_while_one_copy_runs_on_with_all_it_had(trial: Trial, cell: Cell) -> None:
-    outcome = trial.run(cell)
-    assert not outcome.faults, outcome.told()
-    assert outcome.reached
-    assert outcome.ended in {"source", "target"}
+    trial.survived(cell)

@@ -13,10 +13,7 @@ pytestmark = pytest.mark.timeout(900)
 
 @pytest.mark.parametrize("cell", DEATHS, ids=str)
 def test_whatever_dies_one_copy_runs_on_with_all_it_had(trial: Trial, cell: Cell) -> None:
-    outcome = trial.run(cell)
-    assert not outcome.faults, outcome.told()
-    assert outcome.reached
-    assert outcome.ended in {"source", "target"}
+    trial.survived(cell)
 
 
 def test_what_the_user_deletes_is_not_brought_back(trial: Trial) -> None:
