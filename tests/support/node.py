@@ -30,7 +30,8 @@ from migration_agent.ticket import Tickets, TicketState
 from migration_agent.trust import Identity, Peer, Trust
 from migration_agent.vault import Vault
 from support import interposer
-from support.agent import TARGET_POD, Cluster, FakeClock, FakeNode, FakeRegisters
+from support.agent import TARGET_POD, Cluster, FakeClock, FakeRegisters
+from support.fake_node import FakeNode
 
 
 async def until(what: str, holds: Callable[[], object], seconds: float = 30) -> None:

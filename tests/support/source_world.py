@@ -22,12 +22,12 @@ from support.agent import (
     SOURCE_POD,
     Cluster,
     FakeClock,
-    FakeNode,
     FakePeers,
     FakeRegisters,
     journal_at,
     source_request,
 )
+from support.fake_node import FakeNode
 
 
 @dataclass
