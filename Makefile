@@ -116,7 +116,7 @@ e2e-only: $(SYNCED) ## all end-to-end tests, also those that `make test` leaves 
 
 .PHONY: e2e-lanes
 e2e-lanes: $(SYNCED) ## end-to-end tests on two clusters, side by side, a file at a time
-	$(BIN)/pytest tests/e2e --timeout 600 -n 2 --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/pytest tests/e2e --timeout 600 -n 2 --dist loadfile --durations 30 $(PYTEST_ARGS)
 
 .PHONY: second-cluster
 second-cluster: ## bring up and deploy to the cluster of the second lane

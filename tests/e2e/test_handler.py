@@ -16,9 +16,9 @@ cd /etc/containerd
 find . -name container-migration.toml -delete
 sed -i '/added by the node agent of container-migration/d' config.toml
 rm -f /var/lib/container-migration/handler-registration.json
-systemctl restart --no-block containerd
+systemd-run --quiet --on-active=2 systemctl restart containerd
 """
-"""Makes a node one that was never prepared; whoever asks through containerd loses the connection with it."""
+"""Makes a node one that was never prepared. Who asks through containerd must have the answer before its restart."""
 
 
 @pytest.fixture

@@ -80,8 +80,9 @@ def test_it_is_allowed_only_in_the_operators_namespace(podmans: Podmans, namespa
         ({"podName": "redis"}, "exactly one of podName, checkpointName and podman"),
         ({"target": {}}, "with podman the target is target.nodeName and nothing else"),
         ({"target": {"nodeName": "b", "podName": "new"}}, "with podman the target is target.nodeName and nothing else"),
-        ({"containers": ["main"]}, "with podman there is no podUID, containers, retain or strategy PostCopy"),
-        ({"strategy": "PostCopy"}, "with podman there is no podUID, containers, retain or strategy PostCopy"),
+        ({"containers": ["main"]}, "with podman there is no podUID, containers, retain or strategy but StopAndCopy"),
+        ({"strategy": "PostCopy"}, "with podman there is no podUID, containers, retain or strategy but StopAndCopy"),
+        ({"strategy": "PreCopy"}, "with podman there is no podUID, containers, retain or strategy but StopAndCopy"),
         ({"podman": {"nodeName": "a", "container": "--all"}}, "should match"),
     ],
 )

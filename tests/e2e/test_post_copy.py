@@ -89,6 +89,8 @@ def test_a_source_that_dies_before_its_memory_has_moved_costs_the_state_and_says
     # Frozen by cgroup v1 a process dies only when it is thawed.
     thaw = f"runc --root /run/containerd/runc/k8s.io resume {source} || true"
     on_node(kubectl, nodes[0], f"pkill -KILL -f 'GUARDED = [m]map'; {thaw}")
+    gone = "pgrep -f 'GUARDED = [m]map' > /dev/null || echo gone"  # until then its memory can be read
+    wait_for("the source's processes to be dead", lambda: "gone" in on_node(kubectl, nodes[0], gone), seconds=30)
     go_on(kubectl, nodes[1])
     it = migrations.finished("move", seconds=120)
     assert condition(it, "Succeeded")["reason"] == "MemoryLost", condition(it, "Succeeded")

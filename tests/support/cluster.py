@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from support.apiserver import Manifest, api_server
-from support.shells import SHELLS
+from support.shells import SHELLS, ShellGoneError
 
 SYSTEM = "container-migration"
 """The namespace that operator and agents run in."""
@@ -95,11 +95,26 @@ def agents(kubectl: Kubectl) -> dict[str, str]:
 
 
 def on_node(kubectl: Kubectl, node: str, script: str, timeout: float = 60) -> str:
-    """Run a shell script in a node's own namespaces, through its agent's pod."""
-    agent = agents(kubectl)[node]
-    inside = ("nsenter", "-t", "1", "-a", "--", "sh")
-    command = ("kubectl", "exec", "-i", agent, "-n", SYSTEM, "--", *inside)
-    done = SHELLS.run(command, script, timeout)
+    """Run a shell script in a node's own namespaces, through its agent's pod; waits for one that is just restarted."""
+
+    refused = ""
+
+    def asked() -> subprocess.CompletedProcess[str] | None:
+        nonlocal refused
+        agent = agents(kubectl).get(node)
+        if agent is None:
+            return None
+        inside = ("nsenter", "-t", "1", "-a", "--", "sh")
+        try:
+            return SHELLS.run(("kubectl", "exec", "-i", agent, "-n", SYSTEM, "--", *inside), script, timeout)
+        except ShellGoneError as error:
+            refused = str(error)
+            return None
+
+    try:
+        done = wait_for(f"a shell on node {node}, through its agent", asked, seconds=60)
+    except NotInTimeError as error:
+        raise NotInTimeError(f"{error}: {refused or 'no agent runs there'}") from error
     if done.returncode != 0:
         said = done.stderr.strip() or done.stdout.strip()
         raise AssertionError(f"on node {node}: {script}: exit code {done.returncode}: {said}")

@@ -104,17 +104,23 @@ class Shells:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def run(self, command: tuple[str, ...], script: str, timeout: float) -> subprocess.CompletedProcess[str]:
-        """Run a script in a shell that this command starts; see `Shell.run`. A kept one that is gone is replaced."""
+        """Run a script in a shell that this command starts; see `Shell.run`. A kept one that is gone is replaced.
+
+        Raises:
+            ShellGoneError: no shell can be had; the script was not begun.
+            AssertionError: the connection broke while the script ran.
+            subprocess.TimeoutExpired: it did not end in time.
+        """
         while True:
             with self._lock:
                 kept = self._idle[command].pop() if self._idle[command] else None
             shell = kept or Shell(command)
             try:
                 done = shell.run(script, timeout)
-            except ShellGoneError as error:
+            except ShellGoneError:
                 shell.close()
                 if kept is None:
-                    raise AssertionError(str(error)) from error
+                    raise
                 continue
             except BaseException:
                 shell.close()

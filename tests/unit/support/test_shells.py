@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from support.shells import Shells
+from support.shells import ShellGoneError, Shells
 
 SH = ("sh",)
 
@@ -56,5 +56,5 @@ def test_a_script_that_does_not_end_in_time_is_told_of_and_the_next_one_runs(she
 
 
 def test_a_shell_that_cannot_be_had_says_why(shells: Shells) -> None:
-    with pytest.raises(AssertionError, match="no such node"):
+    with pytest.raises(ShellGoneError, match="no such node"):
         shells.run(("sh", "-c", "echo no such node >&2; exit 1"), "true", 10)
