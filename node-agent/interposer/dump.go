@@ -90,8 +90,15 @@ func endPages(port uint16) bool {
 	if _, err := syscall.Write(fd, message); err != nil {
 		return false
 	}
+	// The server waits until we hang up, and its answer is held back for 200 ms (TCP_CORK): we hang up first, one way only,
+	// for an answer that nobody takes would be an error to it. How it went says the command's end.
+	if err := syscall.Shutdown(fd, syscall.SHUT_WR); err != nil {
+		return false
+	}
 	var status [4]byte
-	_, _ = syscall.Read(fd, status[:]) // it hangs up when it is done; how it went says the command's end
+	for n := 1; n > 0 && err == nil; {
+		n, err = syscall.Read(fd, status[:])
+	}
 	return true
 }
 

@@ -43,11 +43,12 @@ def _filter(rules: str, seconds: int) -> Spell:
 
 
 _ROOM = Spell(
-    # No byte is taken for this: the file system becomes as small as what is in it, which may grow meanwhile.
-    """room() { df -k --output=$1 /run | tail -1 | tr -d ' '; }
-size=$(room size); n=0
-until mount -o remount,size=$(room used)k /run; do n=$((n + 1)); [ $n -lt 50 ]; done""",
-    "mount -o remount,size=${size}k /run",
+    # No byte is taken for this: both file systems become as small as what is in them, which may grow meanwhile.
+    """room() { df -k --output=$1 $2 | tail -1 | tr -d ' '; }
+images=/run/container-migration/images; size=$(room size /run); of_images=$(room size $images); n=0
+until mount -o remount,size=$(room used /run)k /run; do n=$((n + 1)); [ $n -lt 50 ]; done
+n=0; until mount -o remount,size=$(($(room used $images) + 4))k $images; do n=$((n + 1)); [ $n -lt 50 ]; done""",
+    "mount -o remount,size=${size}k /run; mount -o remount,size=${of_images}k $images",
     20,
 )
 _KUBELET = Spell("systemctl stop kubelet", "systemctl start kubelet", 90)

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from migration_agent.gate import Starter
 from migration_agent.migrations import Conflict
+from migration_agent.peer import Refused
 from migration_agent.ticket import TicketState
 from migration_api.migration import Decision
 from migration_api.wire import SourceState, TargetState
@@ -107,6 +108,39 @@ async def test_the_late_gate_opens_when_the_copy_is_complete(pod: Pod) -> None:
     assert pod.cluster.writes == ["Commit", "Resumed"]
     assert pod.b.ran == ("main",)
     assert pod.source.state is SourceState.RELEASED
+
+
+async def test_the_late_gate_opens_for_a_source_that_is_about_to_stand_still_and_for_nobody_else(pod: Pod) -> None:
+    """PreCopy: the kubelet brings the container to the gate before the freeze; the complete copy is restored."""
+    await pod.reach_the_late_gate()
+    target = pod.b.migrations.target(MIGRATION)
+    assert target is not None
+    with pytest.raises(Refused, match="the source of this migration is node node-a"):
+        target.called("node-c")
+    assert "gate" not in pod.b.passed
+    assert not target.called("node-a"), "nobody is there yet"
+    await until("the late gate ends", lambda: "gate" in pod.b.passed)
+    pod.b.create()
+    await until("it waits to be restored", lambda: target.called("node-a"))
+    assert pod.target.state is TargetState.AT_GATE
+    assert pod.cluster.writes == []
+    await pod.a.migrations.put_source(source_request())
+    await pod.settled()
+    assert pod.cluster.writes == ["Commit", "Resumed"]
+    assert pod.b.ran == ("main",)
+
+
+async def test_i2_called_and_then_given_up_the_one_at_the_gate_is_refused(pod: Pod) -> None:
+    await pod.reach_the_late_gate()
+    target = pod.b.migrations.target(MIGRATION)
+    assert target is not None
+    target.called("node-a")
+    await until("the late gate ends", lambda: "gate" in pod.b.passed)
+    child = pod.b.create()
+    await until("it waits to be restored", lambda: target.called("node-a"))
+    pod.cluster.decide(Decision.ABORT)
+    assert await exit_code(child) == 1
+    assert not pod.b.ran
 
 
 async def test_i2_the_late_gate_stays_shut_without_a_copy(pod: Pod) -> None:

@@ -222,6 +222,12 @@ def test_the_source_is_told_when_its_memory_is_not_needed_any_more(nodes: Nodes)
     assert nodes.handler.moved == [("node-a", MIGRATION)]
 
 
+def test_the_target_is_called_before_the_freeze_and_says_whether_its_pod_is_there(nodes: Nodes) -> None:
+    client = PeerClient(nodes.client)
+    assert [client.ready("node-b", MIGRATION) for _ in range(2)] == [False, True]
+    assert nodes.handler.called == [("node-a", MIGRATION)] * 2
+
+
 def test_where_the_memory_is_outlives_the_agent(tmp_path: Path) -> None:
     assert memory.noted(tmp_path) == {}
     memory.note(tmp_path, {1: OWN, 7: ProcessRef(pid=12, start=13)})

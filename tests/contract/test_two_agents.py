@@ -69,7 +69,7 @@ async def test_a_whole_migration_with_its_files_on_the_disk(pair: Pair) -> None:
     assert pair.cluster.writes == ["Commit", "Resumed"]
     assert pair.target.bytes_received == 5_000_019
     assert pair.source.files.on_disk
-    assert "/run has 0 MiB left" in pair.target.files.why
+    assert "/images has 0 MiB left" in pair.target.files.why
     for node in (pair.a, pair.b):
         assert not any(node.layout.images(MIGRATION).iterdir()), "I7: memory images are gone when it is finished"
         await node.migrations.forget(MIGRATION)

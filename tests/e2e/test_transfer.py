@@ -1,4 +1,4 @@
-"""I4: both agents die in the middle of a transfer; it ends in success, and only what was missing was sent again."""
+"""Where checkpoints lie meanwhile; and I4: both agents die in the middle of a transfer, which ends in success."""
 
 from __future__ import annotations
 
@@ -47,6 +47,20 @@ def ready_again(kubectl: Kubectl, node: str, before: Manifest) -> None:
 
 def restarts(pod: Manifest) -> int:
     return pod["status"]["containerStatuses"][0]["restartCount"]
+
+
+@pytest.mark.testbed
+def test_checkpoints_in_memory_have_large_pages_and_host_and_agent_see_the_same(
+    kubectl: Kubectl, nodes: tuple[str, str]
+) -> None:
+    home = "/run/container-migration/images"
+    look = f"grep ' {home} ' /proc/self/mountinfo"
+    for node in nodes:
+        on_host = on_node(kubectl, node, look).split()
+        in_agent = kubectl.exec(agents(kubectl)[node], SYSTEM, "sh", "-c", look).split()
+        assert on_host[2] == in_agent[2], "these are two file systems"
+        assert "huge=within_size" in on_host[-1]
+        assert {"nosuid", "nodev", "noexec"} <= set(on_host[5].split(","))
 
 
 @pytest.mark.usefixtures("clean_nodes")

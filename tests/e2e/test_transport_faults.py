@@ -22,6 +22,7 @@ from support.workloads import ballast
 pytestmark = [pytest.mark.testbed, pytest.mark.timeout(600)]
 
 DISK_BYTES_PER_SECOND = 32 * 1024 * 1024
+IN_MEMORY = "/run/container-migration/images"
 """The files can be looked at while they are there."""
 
 
@@ -78,17 +79,17 @@ def test_i6_a_target_with_another_key_refuses_the_checkpoint_and_the_source_goes
 
 
 @contextmanager
-def small_run(kubectl: Kubectl, nodes: tuple[str, str], mebibytes: int) -> Generator[None]:
-    """Leave so much room in the nodes' /run."""
-    sizes = {node: on_node(kubectl, node, "findmnt -bno SIZE /run").strip() for node in nodes}
-    resize = f"used=$(findmnt -bno USED /run) && mount -o remount,size=$((used + {mebibytes << 20})) /run"
+def small_memory(kubectl: Kubectl, nodes: tuple[str, str], mebibytes: int) -> Generator[None]:
+    """Leave so much room where checkpoints lie in the nodes' memory."""
+    sizes = {node: on_node(kubectl, node, f"findmnt -bno SIZE {IN_MEMORY}").strip() for node in nodes}
+    resize = f"used=$(findmnt -bno USED {IN_MEMORY}) && mount -o remount,size=$((used + {mebibytes << 20})) {IN_MEMORY}"
     try:
         for node in nodes:
             on_node(kubectl, node, resize)
         yield
     finally:
         for node, size in sizes.items():
-            on_node(kubectl, node, f"mount -o remount,size={size} /run")
+            on_node(kubectl, node, f"mount -o remount,size={size} {IN_MEMORY}")
 
 
 @pytest.mark.usefixtures("clean_nodes")
@@ -100,18 +101,19 @@ def test_a_checkpoint_that_does_not_fit_into_memory_lies_on_the_disk_until_the_e
     migrations.run_pod(ballast("ballast", migrations.namespace, source, 192))
     log = Follower("ballast", migrations.namespace)
     wait_for("ten numbers", lambda: len(log.lines) >= 10, seconds=60)
-    with small_run(kubectl, nodes, 160):
+    with small_memory(kubectl, nodes, 160):
         transport = {"type": "Direct", "bytesPerSecond": DISK_BYTES_PER_SECOND}
         migrations.start("move", "ballast", target={"nodeName": target}, transport=transport, freezeBudgetSeconds=55)
         for node in nodes:
             pages = f"find {home} -name 'pages-*.img' -size +1M"
             wait_for(f"memory on the disk of {node}", lambda: on_node(kubectl, node, pages), seconds=60)  # noqa: B023
             assert on_node(kubectl, node, f"find {home} -perm /077") == "", "I7: others can read it"
-            assert on_node(kubectl, node, "find /run/container-migration/images -type f") == ""
+            assert on_node(kubectl, node, f"find {IN_MEMORY} -type f") == ""
         done = migrations.succeeded("move")
     said = condition(done, "TargetPrepared")["message"]
     for node in nodes:
-        assert re.search(rf"Node {node}: the checkpoint may take \d+ MiB, and /run has \d+ MiB left: .* the disk", said)
+        why = rf"Node {node}: the checkpoint may take \d+ MiB, and {IN_MEMORY} has \d+ MiB left: .* disk"
+        assert re.search(why, said)
         wait_for("nothing on the disk", lambda: on_node(kubectl, node, f"ls {home}") == "", seconds=30)  # noqa: B023
     moved = done["status"]["target"]["podName"]
     seen = [int(line) for line in log.finish() if line.isdigit()]

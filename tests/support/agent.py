@@ -196,6 +196,10 @@ class FakePeers:
     sent: list[str] = field(default_factory=list[str])
     asked: list[tuple[bool, bool]] = field(default_factory=list[tuple[bool, bool]])
     """(promise, settled) of each question."""
+    called: int = 0
+    """How often it was asked whether the pod is there."""
+    comes_after: int = 1
+    """At which of these questions it is."""
     moved: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     """(node, migration) of each word that no memory is needed any more."""
 
@@ -222,6 +226,12 @@ class FakePeers:
         if self.is_intact is None:
             raise PeerUnreachable("the other agent does not answer")
         return self.is_intact
+
+    def ready(self, node: str, migration: str) -> bool:
+        self.called += 1
+        if self.is_intact is None:
+            raise PeerUnreachable("the other agent does not answer")
+        return self.called >= self.comes_after
 
     def memory_moved(self, node: str, migration: str) -> None:
         if self.is_intact is None:

@@ -51,6 +51,8 @@ class Handler:
     peers: list[str] = field(default_factory=list[str])
     done: threading.Event = field(default_factory=threading.Event)
     lending: Lending | None = None
+    called: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    """(peer, migration) of each question whether the pod is there; it comes at the second."""
     moved: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     """(peer, migration) of each word that no memory is needed any more."""
     progress: Callable[[int, int | None], None] = lambda _, __: None
@@ -77,6 +79,10 @@ class Handler:
         if self.lending is None:
             raise Refused("no memory stays here")
         return self.lending
+
+    def ready(self, peer: str, migration: str) -> bool:
+        self.called.append((peer, migration))
+        return len(self.called) > 1
 
     def memory_moved(self, peer: str, migration: str) -> None:
         self.moved.append((peer, migration))

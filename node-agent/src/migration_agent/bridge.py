@@ -49,6 +49,9 @@ class PeerBridge:
     def lend(self, peer: str, question: Question) -> Lending:
         return self._run(self._questions.lend(peer, question))
 
+    def ready(self, peer: str, migration: str) -> bool:
+        return self._run(self._questions.ready(peer, migration))
+
     def memory_moved(self, peer: str, migration: str) -> None:
         self._run(self._questions.memory_moved(peer, migration))
 

@@ -327,6 +327,7 @@ def _environment(more: Mapping[str, str] | None) -> dict[str, str]:
 def _run(
     argv: Sequence[str], *, timeout: float, env: Mapping[str, str], cwd: Path | None, stdin: str | None
 ) -> Completed:
+    began = time.perf_counter()
     try:
         process = subprocess.Popen(
             argv,
@@ -349,6 +350,7 @@ def _run(
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
+    log.debug("%.0f ms: %s", (time.perf_counter() - began) * 1000, " ".join(_shown(argv)))
     if process.returncode != 0:
         raise CommandFailed(_shown(argv), process.returncode, last_lines(stderr.strip() or stdout))
     return Completed(stdout, stderr, process.returncode)

@@ -29,6 +29,7 @@ from migration_agent.host import Host
 from migration_agent.install import InstallFailure, install
 from migration_agent.journal import Journal, SourceRecord, TargetRecord
 from migration_agent.kept import Kept
+from migration_agent.memory_home import mount_memory_home
 from migration_agent.metrics import certificate_ends
 from migration_agent.metrics import serve as serve_metrics
 from migration_agent.migrations import Migrations
@@ -169,7 +170,7 @@ async def serve(settings: Settings) -> None:
     loop.set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="blocking"))
     stopped = _stopped(loop)
     host, layout = Host(), Layout()
-    await asyncio.to_thread(layout.prepare)
+    await asyncio.to_thread(_make_room, host, layout)
     failpoints.look_in(layout.failpoints)
     install_problem = await asyncio.to_thread(_install, host)
 
@@ -306,6 +307,12 @@ def _look(
     return look
 
 
+def _make_room(host: Host, layout: Layout) -> None:
+    """Make the directories and the file system in memory, before anything lies there."""
+    layout.prepare()
+    mount_memory_home(host, layout)
+
+
 def _install(host: Host) -> tuple[str, ...]:
     """Bring CRIU and the interposer to the host; a failure is reported, it must not keep frozen pods waiting."""
     try:
@@ -329,11 +336,11 @@ async def _housekeeping(migrations: Migrations, trust: Trust, seconds: float) ->
 
 def main() -> None:
     """Run the agent."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         settings = Settings.from_environment(os.environ)
     except SettingsError as error:
         sys.exit(str(error))
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     with suppress(KeyboardInterrupt):
         asyncio.run(serve(settings))
 

@@ -62,6 +62,11 @@ class Layout:
         return self.root / RUN_DIR.lstrip("/")
 
     @property
+    def images_home(self) -> Path:
+        """Where migrations' files lie in memory; a mount of its own where the agent could make it."""
+        return self.run / "images"
+
+    @property
     def migrations(self) -> Path:
         return self.state / "migrations"
 
@@ -127,7 +132,7 @@ class Layout:
         return on_disk if on_disk.is_dir() else self.images_in_memory(uid)
 
     def images_in_memory(self, uid: str) -> Path:
-        return self.run / "images" / checked_uid(uid)
+        return self.images_home / checked_uid(uid)
 
     def images_on_disk(self, uid: str) -> Path:
         """Return the directory that is there only when a migration's files lie on the disk."""
@@ -155,7 +160,7 @@ class Layout:
         """Make the directories, readable by root alone."""
         for directory in (self.state, self.migrations, self.pods, self.tombstones, self.tickets):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for directory in (self.run, self.run / "images", self.state / "images"):
+        for directory in (self.run, self.images_home, self.state / "images"):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         for directory in (self.state, self.run):
             directory.chmod(0o700)

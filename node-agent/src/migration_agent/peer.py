@@ -89,6 +89,10 @@ class PeerHandler(Protocol):
         """Let the target of a migration read memory of the frozen source."""
         ...
 
+    def ready(self, peer: str, migration: str) -> bool:
+        """Let the target's pod come to the gate, and say whether it is there."""
+        ...
+
     def memory_moved(self, peer: str, migration: str) -> None:
         """Take note that the target of a migration needs no such memory any more."""
         ...
@@ -177,6 +181,8 @@ class PeerServer:
                     answer = Answer(state=self._handler.settle(peer, question))
                 case "intact":
                     answer = Answer(intact=self._handler.intact(peer, question.migration))
+                case "ready":
+                    answer = Answer(ok=self._handler.ready(peer, question.migration))
                 case "memory-moved":
                     self._handler.memory_moved(peer, question.migration)
                     answer = Answer(ok=True)

@@ -81,6 +81,13 @@ class PeerClient:
             raise PeerUnreachable(f"node {node} answered: {answer.error}")
         return answer.intact
 
+    def ready(self, node: str, migration: str) -> bool:
+        """Ask the target whether its pod waits at the gate. See `Peers`."""
+        answer = self._asked(node, Question(op="ready", migration=migration))
+        if answer.ok is None:
+            raise PeerUnreachable(f"node {node} answered: {answer.error}")
+        return answer.ok
+
     def memory_moved(self, node: str, migration: str) -> None:
         """Tell the source that its memory is not needed any more. See `Peers`."""
         answer = self._asked(node, Question(op="memory-moved", migration=migration))

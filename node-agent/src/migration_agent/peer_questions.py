@@ -12,6 +12,7 @@ from migration_agent.pages.source import Lending
 from migration_agent.peer import Admission, Refused
 from migration_agent.ports import PeerState
 from migration_agent.source import SourceSide
+from migration_agent.target import TargetSide
 from migration_agent.transport.frames import Question
 from migration_agent.transport.manifest import ManifestEntry
 
@@ -26,10 +27,11 @@ class PeerQuestions:
 
     async def admit(self, peer: str, question: Question) -> Admission:
         """Let the source of a known migration send."""
-        target = self.migrations.target(question.migration)
-        if target is None:
-            raise Refused("this node was not told of this migration")
-        return await target.admit(peer)
+        return await self._told(question.migration).admit(peer)
+
+    async def ready(self, peer: str, uid: str) -> bool:
+        """Let the pod of a known migration come to the gate: its source is about to stand still."""
+        return self._told(uid).called(peer)
 
     async def admitted_done(
         self, uid: str, entries: tuple[ManifestEntry, ...] | None, error: str | None, *, again: bool
@@ -71,6 +73,12 @@ class PeerQuestions:
         sides = (self.migrations.source(uid), self.migrations.target(uid))
         if any(sides) or self.migrations.is_damaged(uid):  # else it has ended and is forgotten
             await self._source_for(peer, uid).memory_moved()
+
+    def _told(self, uid: str) -> TargetSide:
+        target = self.migrations.target(uid)
+        if target is None:
+            raise Refused("this node was not told of this migration")
+        return target
 
     def _source_for(self, peer: str, uid: str) -> SourceSide:
         source = self.migrations.source(uid)

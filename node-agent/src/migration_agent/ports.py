@@ -329,6 +329,10 @@ class Peers(Protocol):
         """Ask the source whether it could go on."""
         ...
 
+    def ready(self, node: str, migration: str) -> bool:
+        """Tell the target that the source is about to stand still, and ask whether its pod waits for the checkpoint."""
+        ...
+
     def memory_moved(self, node: str, migration: str) -> None:
         """Tell the source that no memory of its frozen processes is needed any more."""
         ...

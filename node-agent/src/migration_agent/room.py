@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 from migration_agent.paths import Layout
+from migration_api.names import RUN_DIR
 from migration_api.wire import Files
 
 _MEBIBYTE = 1 << 20
@@ -34,8 +36,8 @@ class Room:
             return Files()
         return Files(
             on_disk=True,
-            why=f"the checkpoint may take {expected // _MEBIBYTE} MiB, and /run has {left // _MEBIBYTE} MiB left: "
-            "its files lie on the disk until the migration has ended",
+            why=f"the checkpoint may take {expected // _MEBIBYTE} MiB, and {RUN_DIR}/images has "
+            f"{left // _MEBIBYTE} MiB left: its files lie on the disk until the migration has ended",
         )
 
 
@@ -49,4 +51,11 @@ class RoomFinder:
     def look(self) -> Room:
         """Return what is free now."""
         disk = shutil.disk_usage(self.layout.state).free if self.disk_allowed else 0
-        return Room(shutil.disk_usage(self.layout.run).free, disk)
+        memory = shutil.disk_usage(self.layout.images_home).free
+        return Room(min(memory, _available_bytes()), disk)
+
+
+def _available_bytes() -> int:
+    """Return what the kernel can give without taking it from others: a tmpfs may be larger than that."""
+    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))

@@ -36,13 +36,14 @@ class Settings:
     """Whether a checkpoint that does not fit into memory may lie on the node's disk meanwhile."""
     bytes_per_second: int | None = None
     """The most that this node sends for all migrations together."""
+    log_level: str = "INFO"
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Settings:
         """Read NODE_NAME, POD_IP, NAMESPACE and what else is set.
 
         That is OPERATOR_ACCOUNT, REGISTER_HANDLER, the ports (API_, PEER_, METRICS_PORT), SHARED_PATHS (by
-        commas), LEFTOVER_SECONDS, BYTES_PER_SECOND, CHECKPOINTS_ON_DISK.
+        commas), LEFTOVER_SECONDS, BYTES_PER_SECOND, CHECKPOINTS_ON_DISK, LOG_LEVEL.
 
         Raises:
             SettingsError: one is missing or wrong.
@@ -84,6 +85,7 @@ class Settings:
             leftover_seconds=number("LEFTOVER_SECONDS") or cls.leftover_seconds,
             bytes_per_second=number("BYTES_PER_SECOND"),
             checkpoints_on_disk=environ.get("CHECKPOINTS_ON_DISK") == "true",
+            log_level=environ.get("LOG_LEVEL", cls.log_level).upper(),
         )
 
     def endpoint(self, port: int) -> str:

@@ -87,6 +87,8 @@ class TargetSide(Side):
         self._pagers = Filling(tools.journal.layout, tools.processes, tools.clock.boot_id)
         self._filling = False
         self._promise_asked = False
+        self._called = False
+        """The source was about to stand still in this life of the agent; later the checkpoint opens the late gate."""
         self.progress_ns: int | None = None
         """When something was held last, or Commit was first known."""
         self._saving = asyncio.Lock()
@@ -181,6 +183,7 @@ class TargetSide(Side):
             fetch=self.fetching.due(),
             gate=waiting is not None,
             late=restores.late_gate() is not None,
+            called=self._called,
             restoring=lineup.restoring,
             held=held,
             filling=self._filling,
@@ -275,9 +278,7 @@ class TargetSide(Side):
         Raises:
             Refused: it is not the source, or nothing is expected any more.
         """
-        source = self.record.request.source_node
-        if peer != source:
-            raise Refused(f"the source of this migration is node {source}, not {peer}")
+        self._demand_source(peer)
         await self._look_at_ticket()
         shipping = await asyncio.to_thread(self.tools.vault.shipping, self.ref.uid)
         if self.record.entries is not None and not self.record.settled and not self._promise_asked:
@@ -286,6 +287,24 @@ class TargetSide(Side):
         if not expected or self.record.settled:
             raise Refused(f"the migration is {self.record.state} here: no checkpoint is expected")
         return self.intake.admit(shipping)
+
+    def called(self, peer: str) -> bool:
+        """Open the late gate, for the source is about to stand still, and say whether somebody waits to be restored.
+
+        Nobody is waited for who can come only when the source is gone.
+
+        Raises:
+            Refused: it is not the source who asks.
+        """
+        self._demand_source(peer)
+        self._called = True
+        self.poke()
+        return self.succession is not None or self.restores.waiting() is not None
+
+    def _demand_source(self, peer: str) -> None:
+        source = self.record.request.source_node
+        if peer != source:
+            raise Refused(f"the source of this migration is node {source}, not {peer}")
 
     async def admitted_done(self, entries: tuple[ManifestEntry, ...] | None, error: str | None, *, again: bool) -> None:
         """Take the end of the transfer; what is not complete is kept only when the rest may still come."""

@@ -36,6 +36,8 @@ class TargetObservation:
     """An interposer waits at the gate, and those of the containers before it are held."""
     late: bool = False
     """Somebody waits at the late gate."""
+    called: bool = False
+    """The source is about to stand still."""
     restoring: bool = False
     """A tree is being made, or on its way to run: its interposer lives."""
     held: bool = False
@@ -123,7 +125,7 @@ def _committed(it: TargetObservation) -> TargetStep:
 def _restore(it: TargetObservation) -> TargetStep:
     if it.fetch:
         return TargetStep.FETCH
-    if it.late and it.received:
+    if it.late and (it.received or it.called):
         return TargetStep.OPEN
     ready = it.gate and it.received and it.clear and not it.restoring
     return TargetStep.RESTORE if ready else TargetStep.WAIT

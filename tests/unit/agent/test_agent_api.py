@@ -231,9 +231,11 @@ def test_settings() -> None:
         with pytest.raises(SettingsError, match=name):
             Settings.from_environment({k: v for k, v in environ.items() if k != name})
     more = {"SHARED_PATHS": "/mnt/a,/mnt/b", "LEFTOVER_SECONDS": "90000", "BYTES_PER_SECOND": "1000000"}
+    more["LOG_LEVEL"] = "debug"
     chosen = Settings.from_environment({**environ, **more})
     assert chosen.shared_paths == (Path("/mnt/a"), Path("/mnt/b"))
     assert (chosen.leftover_seconds, chosen.bytes_per_second) == (90000, 1000000)
+    assert (it.log_level, chosen.log_level) == ("INFO", "DEBUG")
     assert (it.shared_paths, it.bytes_per_second) == ((), None)
     with pytest.raises(SettingsError, match="BYTES_PER_SECOND"):
         Settings.from_environment({**environ, "BYTES_PER_SECOND": "0"})

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from migration_agent import source_copy
 from migration_agent.paths import MEMORY_LOG
 from migration_agent.ports import GaveUp, Sending
 from migration_agent.runtime.interface import Copied
@@ -75,6 +76,28 @@ async def test_memory_is_copied_before_anything_is_touched_and_once_more_when_it
     image = world.journal.layout.image(MIGRATION, "main")
     assert (image / MEMORY_LOG).stat().st_size == 131
     assert not world.side.record.lends
+
+
+async def test_the_target_s_pod_is_waited_for_and_what_changes_meanwhile_is_copied_before_the_freeze(
+    world: World,
+) -> None:
+    """With a late gate the kubelet may take seconds to bring it to the gate: they are not for the freeze."""
+    world.node.changes = [100, 0, 7, 0]
+    world.peers.comes_after = 3
+    await world.reach(SourceState.SENT)
+    assert world.peers.called == 3
+    assert world.node.log[:4] == ["round"] * 3 + ["fence"]
+
+
+async def test_a_target_whose_pod_does_not_come_or_that_does_not_answer_is_not_waited_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source_copy, "_CALL_SECONDS", 0.3)
+    for name, intact in (("comes-not", True), ("silent", None)):
+        it = world_at(tmp_path / name)
+        it.peers.comes_after, it.peers.is_intact = 1000, intact
+        await it.reach(SourceState.SENT)
+        assert it.peers.called > 1
 
 
 async def test_little_memory_is_not_worth_it(tmp_path: Path) -> None:

@@ -28,14 +28,14 @@ GIBIBYTE = 1 << 30
 def test_memory_where_it_fits_else_the_disk_where_that_is_allowed(memory: int, disk: int, on_disk: bool) -> None:
     files = Room(memory, disk).files(GIBIBYTE)
     assert files.on_disk is on_disk
-    assert ("may take 1024 MiB, and /run has" in files.why) is on_disk
+    assert ("may take 1024 MiB, and /run/container-migration/images has" in files.why) is on_disk
 
 
 def test_what_others_may_take_still_is_not_there() -> None:
     room = Room(memory=2 * GIBIBYTE, disk=100 * GIBIBYTE)
     assert not room.files(GIBIBYTE).on_disk
     assert room.files(GIBIBYTE, promised=GIBIBYTE).on_disk
-    assert "/run has 0 MiB left" in room.files(GIBIBYTE, promised=3 * GIBIBYTE).why
+    assert "/images has 0 MiB left" in room.files(GIBIBYTE, promised=3 * GIBIBYTE).why
 
 
 @pytest.fixture

@@ -34,6 +34,7 @@ def unsettled() -> Iterator[TargetObservation]:
                 received=received,
                 gate=gate,
                 late=late,
+                called=late and not ours,  # which says nothing as long as nothing is held
                 restoring=restoring,
                 held=held,
                 resume_sent=sent,
@@ -75,9 +76,10 @@ RULES: dict[TargetStep, tuple[str, Callable[[TargetObservation], bool]]] = {
         ),
     ),
     TargetStep.OPEN: (
-        "I1, I2: the kubelet goes on past the late gate only to what is complete and verified, and not given up",
+        "I1, I2: the kubelet goes on past the late gate only to what is verified, or about to come, and not given up",
         lambda it: (
-            (it.ticket is PENDING and it.late and it.received and it.verdict in STILL_POSSIBLE)
+            (it.ticket is PENDING and it.late and it.verdict in STILL_POSSIBLE)
+            and (it.received or it.called)
             and not it.losing
             and not (it.verdict is not Verdict.COMMIT and (it.failed or it.promise_asked))
         ),

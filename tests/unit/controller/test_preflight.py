@@ -147,8 +147,8 @@ NODE_TABLE: list[tuple[R, dict[str, Any], str]] = [
         "of node-b lacks what 6.12.0 of node-a has: timens",
     ),
     (R.CRIU_MISMATCH, {"target": node(TARGET, OTHER_CRIU)}, "node-b has CRIU 4.3, node-a has 4.2"),
-    (R.NO_ROOM, {"target": node(TARGET, FULL)}, "/run of node node-b has 10 MiB left"),
-    (R.NO_ROOM, {"source": node(SOURCE, FULL)}, "/run of node node-a has 10 MiB left"),
+    (R.NO_ROOM, {"target": node(TARGET, FULL)}, "/run/container-migration/images of node node-b has 10 MiB left"),
+    (R.NO_ROOM, {"source": node(SOURCE, FULL)}, "/run/container-migration/images of node node-a has 10 MiB left"),
 ]
 
 

@@ -182,7 +182,7 @@ class Workspace:
         if count + ROOM_LEFT_BYTES > free:
             raise FormatError(
                 f"the checkpoint does not fit: {self.directory.parent} has only {free} bytes free; use a node with "
-                "more room, or enlarge its /run"
+                "more room"
             )
 
     def _make_directories(self) -> None:

@@ -173,7 +173,7 @@ class Reason(Explained):
         "TransferFailed",
         "The checkpoint did not arrive complete and verified.",
         "Check that pods on both nodes reach each other on port 9444, that volume or bucket can be used from both, and "
-        "that the target's /run has room.",
+        "that the target has room in memory (/run/container-migration/images) or on its disk.",
     )
     RESTORE_FAILED = explained(
         "RestoreFailed",

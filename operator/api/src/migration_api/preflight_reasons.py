@@ -168,8 +168,9 @@ class PreflightReason(Explained):
     )
     NO_ROOM = explained(
         "NoRoom",
-        "The checkpoint may be larger than the room for it on a node, in /run and, where that is allowed, on its disk.",
-        "free or enlarge that node's /run or disk, or choose another node",
+        "The checkpoint may be larger than the room for it on a node: in its memory (/run/container-migration/images) "
+        "and, where that is allowed, on its disk.",
+        "free memory or disk of that node, or choose another node",
     )
     PATH_NOT_ALLOWED = explained(
         "PathNotAllowed",
