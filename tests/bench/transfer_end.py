@@ -125,6 +125,9 @@ class Handler:
     def lend(self, peer: str, question: Question) -> Lending:
         raise Refused("not here")
 
+    def ready(self, peer: str, migration: str) -> bool:
+        raise Refused("not here")
+
     def memory_moved(self, peer: str, migration: str) -> None:
         raise Refused("not here")
 
