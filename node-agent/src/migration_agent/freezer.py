@@ -135,7 +135,7 @@ class Freezer:
 
     def frozen(self, containers: Sequence[Container]) -> bool:
         """Say whether all are paused and the same processes as ever."""
-        return set(self.look(containers)) == {ContainerStatus.PAUSED}
+        return bool(containers) and all(self._same(it) and self.runtime.paused(it) for it in containers)
 
     def thaw(self, containers: Sequence[Container]) -> None:
         """Let them go on, then packets, then the kubelet.

@@ -7,7 +7,8 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from migration_agent.host import CommandFailed, Completed, Host, wait_for_exit
 from migration_agent.paths import ONLY_LOOPBACK
 from migration_agent.processes import Processes, ProcessRef
 from migration_agent.runtime.bundle import Bundle, pod_bundles, read_bundle
+from migration_agent.runtime.cgroup import is_frozen
 from migration_agent.runtime.interface import Container, ContainerStatus, Dump, RuntimeFailure, Shared
 from migration_agent.runtime.memory import process_bytes
 from migration_api.wire import Connections
@@ -85,6 +87,11 @@ class Containerd:
         bundle = read_bundle(self._host, container.container_id)
         return self._state(bundle)[0] if bundle else ContainerStatus.STOPPED
 
+    def paused(self, container: Container) -> bool:
+        """Look at its cgroup, and ask runc only when that cannot be seen. See `Runtime`."""
+        frozen = is_frozen(self._host, container.init_pid)
+        return self.status(container) is ContainerStatus.PAUSED if frozen is None else frozen
+
     def pause(self, container: Container) -> None:
         """Freeze the container with `runc pause`. See `Runtime`.
 
@@ -144,10 +151,13 @@ class Containerd:
             if while_frozen is not None:
                 while_frozen()
 
-        with self._broker.expect(dump.migration, dump.container.name, work) as expectation:
-            self._checkpoint(dump, bundle, expectation, file_locks=file_locks)
-        if dump.memory_stays:
-            self._note_memory(dump)
+        with ThreadPoolExecutor(1) as beside:
+            # Whoever stands still makes no processes: they are found while CRIU is at work.
+            processes = beside.submit(self._by_inner_pid, dump.container) if dump.memory_stays else None
+            with self._broker.expect(dump.migration, dump.container.name, work) as expectation:
+                self._checkpoint(dump, bundle, expectation, file_locks=file_locks)
+        if processes is not None:
+            _note_memory(dump, processes.result())
         with suppress(OSError):  # nobody needs them to go on
             description.keep_statistics(criu.work(dump), dump.directory)
 
@@ -164,13 +174,6 @@ class Containerd:
             if inside is not None and start is not None:
                 found[inside] = ProcessRef(pid=pid, start=start)
         return found
-
-    def _note_memory(self, dump: Dump) -> None:
-        processes = self._by_inner_pid(dump.container)
-        try:
-            memory.note(dump.directory, processes)
-        except OSError as error:
-            raise RuntimeFailure(f"where the memory is cannot be written down: {error}") from error
 
     def attaches_memory(self, container: Container) -> bool:
         """Look at the mappings of all its processes. See `Runtime`."""
@@ -373,6 +376,13 @@ def _open_pidfd(pid: int, opened: ExitStack) -> int | None:
         return None
     opened.callback(os.close, pidfd)
     return pidfd
+
+
+def _note_memory(dump: Dump, processes: Mapping[int, ProcessRef]) -> None:
+    try:
+        memory.note(dump.directory, processes)
+    except OSError as error:
+        raise RuntimeFailure(f"where the memory is cannot be written down: {error}") from error
 
 
 def _dump_failure(dump: Dump, expectation: Expectation, error: RuntimeFailure) -> str:

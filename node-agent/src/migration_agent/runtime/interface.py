@@ -119,6 +119,10 @@ class Runtime(Protocol):
         """Return what the OCI runtime says now."""
         ...
 
+    def paused(self, container: Container) -> bool:
+        """Say whether the container stands still now, in no time: a freeze waits for the answer."""
+        ...
+
     def pause(self, container: Container) -> None:
         """Freeze every task of the container.
 

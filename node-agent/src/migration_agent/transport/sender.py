@@ -139,8 +139,10 @@ class Sender:
                     progress.expected = max(progress.expected, outgoing.size)
                     if not self._give(job):
                         return read_frame(self.control, Answer)
-                if not outgoing.exhausted and not self._look(_LOOK_SECONDS):
-                    return read_frame(self.control, Answer)
+                if not outgoing.exhausted:
+                    if not self._look(0):
+                        return read_frame(self.control, Answer)
+                    self.sending.complete.wait(_LOOK_SECONDS)
             progress.expected = outgoing.size
             if not finish():
                 return read_frame(self.control, Answer)
@@ -209,9 +211,10 @@ class Sender:
         """Wait for the end of all jobs; False when the target has something to say."""
         if not all(self._give(None) for _ in threads):
             return False
-        while any(thread.is_alive() for thread in threads):
-            if not self._look(_LOOK_SECONDS):
+        while working := [thread for thread in threads if thread.is_alive()]:
+            if not self._look(0):
                 return False
+            working[0].join(_LOOK_SECONDS)
         return self._look(0)
 
     def _empty(self, workers: int) -> None:
