@@ -20,7 +20,7 @@ from types import FrameType
 from rich.console import Console
 
 from bench.freeze.ends import End, namespace, two_ends
-from bench.freeze.measure import Case, figures, too_little_memory, touch
+from bench.freeze.measure import Case, figures, kept_memory, too_little_memory, touch
 from bench.freeze.method import Method, MoveFailed
 from bench.freeze.ours import Ours
 from bench.freeze.plot import plot
@@ -138,7 +138,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, interrupted)
     kubectl = Kubectl()
     nodes = workers(kubectl)
-    with namespace(kubectl), two_ends(kubectl, nodes[0], nodes[1]) as (source, target):
+    with kept_memory(), namespace(kubectl), two_ends(kubectl, nodes[0], nodes[1]) as (source, target):
         bench = Bench(source, chosen(names, source, target), options.repetitions, options.output)
         bench.prepare()
         for size in options.sizes.split(","):
