@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"math"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"syscall"
 )
@@ -38,8 +40,10 @@ const (
 type copyRound struct {
 	// Processes by the pids that the images count: their pids here.
 	Processes map[uint32]int `json:"processes"`
-	// Images is CRIU's directory when the processes stand still and are dumped: what it left in them is copied, and the log
-	// is whole. Before, all private anonymous memory is.
+	// Still: the processes stand still, and CRIU may be at work on them: what it does not write to is exact from now on.
+	Still bool `json:"still,omitempty"`
+	// Images is CRIU's directory when the processes are dumped, and still stand still: what it left in them, and is not
+	// exact yet, is copied, and the log is whole. Before, all private anonymous memory is.
 	Images string `json:"images,omitempty"`
 	// Limit is about how many bytes are written at most, for what changes again and again; 0 is no limit.
 	Limit uint64 `json:"limit,omitempty"`
@@ -53,10 +57,15 @@ type copyReport struct {
 
 // copier knows what is in the log.
 type copier struct {
-	find  func(pid int) ([]span, error) // the memory of a running process
+	find  findMemory
 	pages pageTable
 	log   *frameWriter
+	exact exactMemory
 }
+
+// findMemory returns the memory of a process; without what CRIU, or the kernel for the process, may write to while it stands
+// still, when that is asked for.
+type findMemory func(pid int, quiet bool) ([]span, error)
 
 func runCopier(argv []string, in io.Reader, out io.Writer) int {
 	err := errors.New("wants the path of a log")
@@ -71,7 +80,7 @@ func runCopier(argv []string, in io.Reader, out io.Writer) int {
 }
 
 // copyMemory answers one request after another until there are no more.
-func copyMemory(path string, find func(pid int) ([]span, error), in io.Reader, out io.Writer) error {
+func copyMemory(path string, find findMemory, in io.Reader, out io.Writer) error {
 	log, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return err
@@ -107,30 +116,36 @@ func (c *copier) round(asked copyRound) (copyReport, error) {
 	if asked.Limit == 0 {
 		c.log.limit = math.MaxUint64
 	}
-	still := asked.Images != ""
 	for process, pid := range asked.Processes {
-		var spans []span
-		var err error
-		if still {
-			spans, err = leftByCriu(asked.Images, process)
-		} else {
-			spans, _ = c.find(pid) // it may have ended
-		}
+		spans, err := c.wanted(asked, process, pid)
 		if err != nil {
 			return copyReport{}, fmt.Errorf("process %d: %w", process, err)
 		}
-		size, err := c.copy(process, pid, spans, still)
+		size, err := c.copy(process, pid, spans, asked)
 		if err != nil {
 			return copyReport{}, fmt.Errorf("process %d: %w", process, err)
 		}
 		looked += size
 	}
-	if still {
+	if asked.Images != "" {
 		if err := c.log.write(0, 0, nil); err != nil {
 			return copyReport{}, err
 		}
 	}
 	return copyReport{looked, c.log.written - before}, nil
+}
+
+// wanted returns the memory that a round looks at.
+func (c *copier) wanted(asked copyRound, process uint32, pid int) ([]span, error) {
+	if asked.Images != "" {
+		left, err := leftByCriu(asked.Images, process)
+		return c.exact.rest(process, left), err
+	}
+	spans, err := c.find(pid, asked.Still)
+	if err != nil {
+		return nil, nil //nolint:nilerr // it may have ended
+	}
+	return spans, nil
 }
 
 // leftByCriu returns the memory that a dump has left in a process.
@@ -149,8 +164,8 @@ func leftByCriu(images string, process uint32) ([]span, error) {
 }
 
 // copy compares the memory of a process with what the other side has and writes what is different. What cannot be read
-// is left out while the process runs: it may have gone meanwhile.
-func (c *copier) copy(process uint32, pid int, spans []span, still bool) (uint64, error) {
+// is left out before the last round: it may have gone meanwhile.
+func (c *copier) copy(process uint32, pid int, spans []span, asked copyRound) (uint64, error) {
 	work, looked := make(chan copyPiece, 64), uint64(0)
 	var failed errorBox
 	var workers sync.WaitGroup
@@ -161,7 +176,13 @@ func (c *copier) copy(process uint32, pid int, spans []span, still bool) (uint64
 				if failed.get() != nil {
 					continue
 				}
-				failed.set(c.piece(process, pid, it, buffer[:it.end-it.start], still))
+				done, err := c.piece(process, pid, it, buffer[:it.end-it.start])
+				if asked.Images != "" || done {
+					failed.set(err)
+				}
+				if asked.Still && done {
+					c.exact.add(process, it.span)
+				}
 			}
 		})
 	}
@@ -184,12 +205,10 @@ type copyPiece struct {
 	known []uint64
 }
 
-func (c *copier) piece(process uint32, pid int, it copyPiece, data []byte, still bool) error {
+// piece says whether all of it was read and what is different was written.
+func (c *copier) piece(process uint32, pid int, it copyPiece, data []byte) (bool, error) {
 	if err := readMemory(pid, it.start, data); err != nil {
-		if still {
-			return err
-		}
-		return nil
+		return false, err
 	}
 	known, sums := it.known, make([]uint64, len(data)/pageSize)
 	for i := range sums {
@@ -206,15 +225,56 @@ func (c *copier) piece(process uint32, pid int, it copyPiece, data []byte, still
 		}
 		at := it.start + uint64(first*pageSize)
 		if c.log.full() {
-			return nil
+			return false, nil
 		}
 		if err := c.log.write(process, at, data[first*pageSize:last*pageSize]); err != nil {
-			return err
+			return true, err
 		}
 		copy(known[first:last], sums[first:last])
 		first = last
 	}
-	return nil
+	return true, nil
+}
+
+// exactMemory is what the log has as it is in processes that stand still; for several goroutines.
+type exactMemory struct {
+	lock  sync.Mutex
+	spans map[uint32][]span
+}
+
+func (x *exactMemory) add(process uint32, it span) {
+	x.lock.Lock()
+	defer x.lock.Unlock()
+	if x.spans == nil {
+		x.spans = map[uint32][]span{}
+	}
+	x.spans[process] = append(x.spans[process], it)
+}
+
+// rest returns what is not exact of memory in the order of its addresses.
+func (x *exactMemory) rest(process uint32, memory []span) []span {
+	known := x.spans[process]
+	slices.SortFunc(known, func(a, b span) int { return cmp.Compare(a.start, b.start) })
+	var rest []span
+	next := 0
+	for _, it := range memory {
+		for at := it.start; at < it.end; {
+			for next < len(known) && known[next].end <= at {
+				next++
+			}
+			end := it.end
+			if next < len(known) {
+				end = min(end, max(known[next].start, at))
+			}
+			if end > at {
+				rest = append(rest, span{at, end})
+				at = end
+			} else {
+				at = min(it.end, known[next].end)
+			}
+		}
+	}
+	return rest
 }
 
 // errorBox keeps the first error of several goroutines.
