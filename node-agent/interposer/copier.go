@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,7 +9,6 @@ import (
 	"math"
 	"os"
 	"runtime"
-	"slices"
 	"sync"
 	"syscall"
 )
@@ -40,10 +38,8 @@ const (
 type copyRound struct {
 	// Processes by the pids that the images count: their pids here.
 	Processes map[uint32]int `json:"processes"`
-	// Still: the processes stand still, and CRIU may be at work on them: what it does not write to is exact from now on.
-	Still bool `json:"still,omitempty"`
-	// Images is CRIU's directory when the processes are dumped, and still stand still: what it left in them, and is not
-	// exact yet, is copied, and the log is whole. Before, all private anonymous memory is.
+	// Images is CRIU's directory when the processes stand still and are dumped: what it left in them is copied, and the log
+	// is whole. Before, all private anonymous memory is.
 	Images string `json:"images,omitempty"`
 	// Limit is about how many bytes are written at most, for what changes again and again; 0 is no limit.
 	Limit uint64 `json:"limit,omitempty"`
@@ -57,15 +53,10 @@ type copyReport struct {
 
 // copier knows what is in the log.
 type copier struct {
-	find  findMemory
+	find  func(pid int) ([]span, error) // the memory of a running process
 	pages pageTable
 	log   *frameWriter
-	exact exactMemory
 }
-
-// findMemory returns the memory of a process; without what CRIU, or the kernel for the process, may write to while it stands
-// still, when that is asked for.
-type findMemory func(pid int, quiet bool) ([]span, error)
 
 func runCopier(argv []string, in io.Reader, out io.Writer) int {
 	err := errors.New("wants the path of a log")
@@ -80,7 +71,7 @@ func runCopier(argv []string, in io.Reader, out io.Writer) int {
 }
 
 // copyMemory answers one request after another until there are no more.
-func copyMemory(path string, find findMemory, in io.Reader, out io.Writer) error {
+func copyMemory(path string, find func(pid int) ([]span, error), in io.Reader, out io.Writer) error {
 	log, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return err
@@ -116,36 +107,30 @@ func (c *copier) round(asked copyRound) (copyReport, error) {
 	if asked.Limit == 0 {
 		c.log.limit = math.MaxUint64
 	}
+	still := asked.Images != ""
 	for process, pid := range asked.Processes {
-		spans, err := c.wanted(asked, process, pid)
+		var spans []span
+		var err error
+		if still {
+			spans, err = leftByCriu(asked.Images, process)
+		} else {
+			spans, _ = c.find(pid) // it may have ended
+		}
 		if err != nil {
 			return copyReport{}, fmt.Errorf("process %d: %w", process, err)
 		}
-		size, err := c.copy(process, pid, spans, asked)
+		size, err := c.copy(process, pid, spans, still)
 		if err != nil {
 			return copyReport{}, fmt.Errorf("process %d: %w", process, err)
 		}
 		looked += size
 	}
-	if asked.Images != "" {
+	if still {
 		if err := c.log.write(0, 0, nil); err != nil {
 			return copyReport{}, err
 		}
 	}
 	return copyReport{looked, c.log.written - before}, nil
-}
-
-// wanted returns the memory that a round looks at.
-func (c *copier) wanted(asked copyRound, process uint32, pid int) ([]span, error) {
-	if asked.Images != "" {
-		left, err := leftByCriu(asked.Images, process)
-		return c.exact.rest(process, left), err
-	}
-	spans, err := c.find(pid, asked.Still)
-	if err != nil {
-		return nil, nil //nolint:nilerr // it may have ended
-	}
-	return spans, nil
 }
 
 // leftByCriu returns the memory that a dump has left in a process.
@@ -164,8 +149,8 @@ func leftByCriu(images string, process uint32) ([]span, error) {
 }
 
 // copy compares the memory of a process with what the other side has and writes what is different. What cannot be read
-// is left out before the last round: it may have gone meanwhile.
-func (c *copier) copy(process uint32, pid int, spans []span, asked copyRound) (uint64, error) {
+// is left out while the process runs: it may have gone meanwhile.
+func (c *copier) copy(process uint32, pid int, spans []span, still bool) (uint64, error) {
 	work, looked := make(chan copyPiece, 64), uint64(0)
 	var failed errorBox
 	var workers sync.WaitGroup
@@ -176,13 +161,7 @@ func (c *copier) copy(process uint32, pid int, spans []span, asked copyRound) (u
 				if failed.get() != nil {
 					continue
 				}
-				done, err := c.piece(process, pid, it, buffer[:it.end-it.start])
-				if asked.Images != "" || done {
-					failed.set(err)
-				}
-				if asked.Still && done {
-					c.exact.add(process, it.span)
-				}
+				failed.set(c.piece(process, pid, it, buffer[:it.end-it.start], still))
 			}
 		})
 	}
@@ -205,10 +184,12 @@ type copyPiece struct {
 	known []uint64
 }
 
-// piece says whether all of it was read and what is different was written.
-func (c *copier) piece(process uint32, pid int, it copyPiece, data []byte) (bool, error) {
+func (c *copier) piece(process uint32, pid int, it copyPiece, data []byte, still bool) error {
 	if err := readMemory(pid, it.start, data); err != nil {
-		return false, err
+		if still {
+			return err
+		}
+		return nil
 	}
 	known, sums := it.known, make([]uint64, len(data)/pageSize)
 	for i := range sums {
@@ -225,56 +206,15 @@ func (c *copier) piece(process uint32, pid int, it copyPiece, data []byte) (bool
 		}
 		at := it.start + uint64(first*pageSize)
 		if c.log.full() {
-			return false, nil
+			return nil
 		}
 		if err := c.log.write(process, at, data[first*pageSize:last*pageSize]); err != nil {
-			return true, err
+			return err
 		}
 		copy(known[first:last], sums[first:last])
 		first = last
 	}
-	return true, nil
-}
-
-// exactMemory is what the log has as it is in processes that stand still; for several goroutines.
-type exactMemory struct {
-	lock  sync.Mutex
-	spans map[uint32][]span
-}
-
-func (x *exactMemory) add(process uint32, it span) {
-	x.lock.Lock()
-	defer x.lock.Unlock()
-	if x.spans == nil {
-		x.spans = map[uint32][]span{}
-	}
-	x.spans[process] = append(x.spans[process], it)
-}
-
-// rest returns what is not exact of memory in the order of its addresses.
-func (x *exactMemory) rest(process uint32, memory []span) []span {
-	known := x.spans[process]
-	slices.SortFunc(known, func(a, b span) int { return cmp.Compare(a.start, b.start) })
-	var rest []span
-	next := 0
-	for _, it := range memory {
-		for at := it.start; at < it.end; {
-			for next < len(known) && known[next].end <= at {
-				next++
-			}
-			end := it.end
-			if next < len(known) {
-				end = min(end, max(known[next].start, at))
-			}
-			if end > at {
-				rest = append(rest, span{at, end})
-				at = end
-			} else {
-				at = min(it.end, known[next].end)
-			}
-		}
-	}
-	return rest
+	return nil
 }
 
 // errorBox keeps the first error of several goroutines.

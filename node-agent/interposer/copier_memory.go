@@ -132,10 +132,7 @@ const (
 const largestMapping = 64 << 30
 
 // anonymous returns the pages that a process has to itself and that are no file's, as they are right now.
-//
-// A dump runs code in the process, for which it writes to an executable mapping and then writes back what was there; and the
-// kernel completes what the process has asked of it by aio: neither is quiet.
-func anonymous(pid int, quiet bool) ([]span, error) {
+func anonymous(pid int) ([]span, error) {
 	mappings, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps", pid))
 	if err != nil {
 		return nil, err
@@ -146,7 +143,7 @@ func anonymous(pid int, quiet bool) ([]span, error) {
 	}
 	defer pagemap.Close()
 	var spans []span
-	for _, it := range privateMappings(string(mappings), quiet) {
+	for _, it := range privateMappings(string(mappings)) {
 		if spans, err = appendPresent(spans, pagemap, it); err != nil {
 			return nil, err
 		}
@@ -154,11 +151,8 @@ func anonymous(pid int, quiet bool) ([]span, error) {
 	return spans, nil
 }
 
-// privateMappings returns the private mappings in which a process has anonymous pages, by its smaps; see anonymous.
-func privateMappings(smaps string, quiet bool) []span {
-	if quiet && strings.Contains(smaps, " /[aio]") {
-		return nil
-	}
+// privateMappings returns the private mappings in which a process has anonymous pages, by its smaps.
+func privateMappings(smaps string) []span {
 	var found []span
 	var it span
 	private, anonymous := false, false
@@ -177,7 +171,6 @@ func privateMappings(smaps string, quiet bool) []span {
 			first, errA := strconv.ParseUint(start, 16, 64)
 			last, errB := strconv.ParseUint(end, 16, 64)
 			special := len(words) > 5 && (words[5] == "[vvar]" || words[5] == "[vdso]" || words[5] == "[vsyscall]")
-			special = special || quiet && words[1][2] == 'x'
 			it, private = span{first, last}, words[1][3] == 'p' && errA == nil && errB == nil && !special
 		case len(words) >= 2 && (words[0] == "Anonymous:" || words[0] == "Swap:"):
 			anonymous = anonymous || words[1] != "0"

@@ -24,7 +24,6 @@ type copyRoom struct {
 	memory []byte
 	dir    string
 	limit  uint64
-	still  bool
 	in     *io.PipeWriter
 	out    *bufio.Reader
 }
@@ -40,7 +39,7 @@ func newCopyRoom(t *testing.T, pages int) *copyRoom {
 	dir := t.TempDir()
 	must(t, os.Mkdir(dir+"/images", 0o700))
 	room := span{uint64(uintptr(unsafe.Pointer(&memory[0]))), uint64(uintptr(unsafe.Pointer(&memory[0]))) + uint64(len(memory))}
-	find := func(int, bool) ([]span, error) { // this process would copy its own copies
+	find := func(int) ([]span, error) { // this process would copy its own copies
 		pagemap, err := os.Open("/proc/self/pagemap")
 		if err != nil {
 			return nil, err
@@ -48,17 +47,12 @@ func newCopyRoom(t *testing.T, pages int) *copyRoom {
 		defer pagemap.Close()
 		return appendPresent(nil, pagemap, room)
 	}
-	ended := make(chan struct{})
 	go func() {
-		defer close(ended)
 		_ = copyMemory(dir+"/"+memoryLog, find, requests, answers)
 		answers.Close()
 	}()
-	t.Cleanup(func() {
-		in.Close()
-		<-ended // or it would make its log when the directory is just removed
-	})
-	return &copyRoom{t, os.Getpid(), memory, dir, 0, false, in, bufio.NewReader(out)}
+	t.Cleanup(func() { in.Close() })
+	return &copyRoom{t, os.Getpid(), memory, dir, 0, in, bufio.NewReader(out)}
 }
 
 func (r *copyRoom) address() uint64 { return uint64(uintptr(unsafe.Pointer(&r.memory[0]))) }
@@ -67,7 +61,7 @@ func (r *copyRoom) address() uint64 { return uint64(uintptr(unsafe.Pointer(&r.me
 func (r *copyRoom) round(images string) int {
 	r.t.Helper()
 	before := r.log()
-	line, err := json.Marshal(copyRound{map[uint32]int{copyProcess: r.pid}, r.still, images, r.limit})
+	line, err := json.Marshal(copyRound{map[uint32]int{copyProcess: r.pid}, images, r.limit})
 	must(r.t, err)
 	_, err = r.in.Write(append(line, '\n'))
 	must(r.t, err)
@@ -174,41 +168,6 @@ func TestARoundWithALimitLeavesTheRestForALaterOne(t *testing.T) {
 	}
 }
 
-func TestWhatIsExactWhenItStandsStillIsNotLookedAtAgain(t *testing.T) {
-	r := newCopyRoom(t, 2000)
-	for page := range 1900 {
-		r.memory[page*pageSize] = byte(page%255 + 1)
-	}
-	r.round("")
-	r.memory[900*pageSize]++
-	r.still = true
-	if came := r.round(""); came != 1 {
-		t.Fatalf("%d pages came of 1 that has changed", came)
-	}
-	r.memory[1900*pageSize] = 1 // as if it were a page of which only the dump knows
-	exact := bytes.Clone(r.memory)
-	r.memory[900*pageSize]++ // as nobody does who stands still: it shows what is looked at
-	r.still = false
-	if came := r.round(r.left(2000)); came != 1 || !bytes.Equal(r.held(), exact) {
-		t.Fatalf("%d pages came in the end instead of 1", came)
-	}
-}
-
-func TestWhatIsNotExact(t *testing.T) {
-	var x exactMemory
-	for _, it := range []span{{40, 50}, {10, 20}, {20, 25}, {90, 95}} {
-		x.add(1, it)
-	}
-	memory := []span{{0, 12}, {15, 30}, {45, 60}, {60, 70}, {88, 100}}
-	want := []span{{0, 10}, {25, 30}, {50, 60}, {60, 70}, {88, 90}, {95, 100}}
-	if rest := x.rest(1, memory); !slices.Equal(rest, want) {
-		t.Fatal(rest)
-	}
-	if rest := x.rest(2, memory); !slices.Equal(rest, memory) {
-		t.Fatal(rest)
-	}
-}
-
 func TestWhatTheProcessMayNotTouchIsCopiedToo(t *testing.T) {
 	r := newCopyRoom(t, 20)
 	copy(r.memory, bytes.Repeat([]byte("kept"), 20*pageSize/4))
@@ -294,17 +253,9 @@ Anonymous:             4 kB
 7fff0000-7fff1000 r--p 00000000 00:00 0 [vvar]
 Anonymous:             4 kB
 `
-	found := privateMappings(smaps, false)
+	found := privateMappings(smaps)
 	if len(found) != 2 || found[0] != (span{0x600000, 0x700000}) || found[1] != (span{0x700000, 0x800000}) {
 		t.Fatalf("%#x", found)
-	}
-	compiled := "00300000-00310000 rwxp 00000000 00:00 0\nAnonymous: 4 kB\n"
-	if found := privateMappings(compiled+smaps, true); len(found) != 2 {
-		t.Fatalf("what CRIU may write to is taken for quiet: %#x", found)
-	}
-	waiting := "00500000-00501000 rw-s 00000000 00:12 99 /[aio] (deleted)\nAnonymous: 0 kB\n"
-	if found := privateMappings(waiting+smaps, true); found != nil {
-		t.Fatalf("what the kernel may write to is taken for quiet: %#x", found)
 	}
 }
 

@@ -23,7 +23,6 @@ class FakeCopier:
     do: Callable[[str], None]
     looked: int = 100 * MEBIBYTE
     rounds: int = 0
-    stood_still: bool = False
     finished: bool = False
     scale: int = 1
     closed: threading.Event = field(default_factory=threading.Event)
@@ -44,16 +43,7 @@ class FakeCopier:
         self._append(changed)
         return Copied(self.looked, changed * MEBIBYTE)
 
-    def still(self) -> Copied:
-        if self.closed.is_set():
-            raise RuntimeFailure("it was closed")
-        self.do("still round")
-        self.stood_still = True
-        self._append(1)
-        return Copied(self.looked, MEBIBYTE)
-
     def last(self) -> Copied:
-        assert self.stood_still
         assert not self.finished
         assert not self.closed.is_set()
         assert (self.dump.directory / "images/inventory.img").exists(), "only a dump says what it has left"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -242,7 +242,9 @@ class SourceCopy:
             if self._sending is not None and self._sending.done():
                 return  # the target refused it
             work = copy_shared if dump is dumps[-1] else self._go_on
-            await self._dump_one(dump, work)
+            await asyncio.to_thread(side.tools.freezer.dump, dump, while_frozen=work)
+            if copier := self._copiers.get(dump.container.name):
+                await asyncio.to_thread(copier.last)
             if dump.container is not owner:
                 await asyncio.to_thread(criu.drop_shared_ipc, dump.directory)
         if not await asyncio.to_thread(side.tools.freezer.frozen, side.record.containers):
@@ -254,25 +256,6 @@ class SourceCopy:
         if side.record.apart:
             await side.let_go()  # before the rest is sent: so the copy never runs while the source stands still
         self._complete.set()
-
-    async def _dump_one(self, dump: Dump, while_frozen: Callable[[], None]) -> None:
-        """Dump a container; what is left of the copy of its memory is made beside it, and exact at the end."""
-        copier = self._copiers.get(dump.container.name)
-        beside = asyncio.create_task(asyncio.to_thread(copier.still)) if copier is not None else None
-        try:
-            await asyncio.to_thread(self._side.tools.freezer.dump, dump, while_frozen=while_frozen)
-        except BaseException:
-            if copier is not None:
-                copier.close()
-            raise
-        finally:
-            if beside is not None:
-                await asyncio.wait([beside])
-                if not beside.cancelled():
-                    beside.exception()  # it is told below, or something worse has happened
-        if copier is not None and beside is not None:
-            beside.result()
-            await asyncio.to_thread(copier.last)
 
     async def _demand_no_connections(self, shared: Shared) -> None:
         """New ones may have come after the preflight; from now on the packets are held back."""

@@ -48,10 +48,6 @@ class MemoryCopier:
         """Copy what has changed; see `MemoryCopierLike`."""
         return self._ask(self._processes(), {} if limit is None else {"limit": limit})
 
-    def still(self) -> Copied:
-        """Copy beside the dump; see `MemoryCopierLike`."""
-        return self._ask(self._processes(), {"still": True})
-
     def last(self) -> Copied:
         """Make the copy exact; see `MemoryCopierLike`."""
         try:

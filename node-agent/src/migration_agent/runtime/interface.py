@@ -78,10 +78,6 @@ class MemoryCopierLike(Protocol):
         """Copy what has changed since the last round, all in the first one, but about so many bytes at most."""
         ...
 
-    def still(self) -> Copied:
-        """Copy what has changed when the processes stand still; they may be dumped at the same time."""
-        ...
-
     def last(self) -> Copied:
         """Make the copy exact: the processes stand still, and their dump has left the memory in them."""
         ...
