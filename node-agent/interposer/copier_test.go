@@ -47,11 +47,16 @@ func newCopyRoom(t *testing.T, pages int) *copyRoom {
 		defer pagemap.Close()
 		return appendPresent(nil, pagemap, room)
 	}
+	ended := make(chan struct{})
 	go func() {
+		defer close(ended)
 		_ = copyMemory(dir+"/"+memoryLog, find, requests, answers)
 		answers.Close()
 	}()
-	t.Cleanup(func() { in.Close() })
+	t.Cleanup(func() {
+		in.Close()
+		<-ended // or it would make its log when the directory is just removed
+	})
 	return &copyRoom{t, os.Getpid(), memory, dir, 0, in, bufio.NewReader(out)}
 }
 
