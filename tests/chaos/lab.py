@@ -25,7 +25,7 @@ RUNC = "runc --root /run/containerd/runc/k8s.io"
 
 MORE_LEFTOVERS = """
 ls -d /run/container-migration/shipping/* /run/container-migration/clearing/* 2>/dev/null
-grep -o ' /[^ ]*container-migration/images[^ ]*' /proc/mounts
+grep -o ' /[^ ]*container-migration/images/[^ ]*' /proc/mounts
 grep -o ' /[^ ]*criu.cgyard[^ ]*' /proc/mounts
 for p in /proc/[0-9]*; do
   [ "$(readlink $p/ns/net)" = "$(readlink /proc/1/ns/net)" ] && continue
