@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import host, machine, versions
-from .places import SOURCES, cache, digest, finished
+from .places import SOURCES, cache, digest, finished, lock
 from .progress import note, step
 
 KUBERNETES_VERSION = f"-X k8s.io/component-base/version.gitVersion={versions.KUBERNETES}"
@@ -79,15 +79,23 @@ def key(module: Module) -> str:
 def build(module: Module) -> Path:
     """The folder with the module's binaries, from the cache or built now."""
     target = built(module)
-    if not target.is_dir():
-        with step(f"building {module.name} with Go", module.usually), finished(target) as out:
-            fetch(module)
-            compilers = ("-p", str(compilers_at_a_time(os.cpu_count() or 1, machine.available_memory())))
-            command = ["nice", "-n", "5", "go", "build", *compilers, *flags(module), "-o", f"{out}/", module.packages]
-            host.run(host.contained(*command), cwd=module.folder, env=ENVIRONMENT)
-            for old, new in module.renames:
-                (out / old).rename(out / new)
+    if target.is_dir():
+        return target
+    with lock(f"go-{module.name}"):  # two lanes of tests may want the same tool at once
+        if not target.is_dir():
+            make(module, target)
     return target
+
+
+def make(module: Module, target: Path) -> None:
+    """Builds the module's binaries into a new folder."""
+    with step(f"building {module.name} with Go", module.usually), finished(target) as out:
+        fetch(module)
+        compilers = ("-p", str(compilers_at_a_time(os.cpu_count() or 1, machine.available_memory())))
+        command = ["nice", "-n", "5", "go", "build", *compilers, *flags(module), "-o", f"{out}/", module.packages]
+        host.run(host.contained(*command), cwd=module.folder, env=ENVIRONMENT)
+        for old, new in module.renames:
+            (out / old).rename(out / new)
 
 
 def built(module: Module) -> Path:
