@@ -20,7 +20,8 @@ ARCHIVE = f"/run/{NAME}-image.tar"
 
 REMOVE_CONTAINER = f"set +e; {SHELL} rm --all --force --time 0; rm -rf {BASE}\n{UNIFIED}"
 REMOVE = f"""
-[ ! -e {STORE} ] || {{ {REMOVE_CONTAINER}; {SHELL} unshare true; }}
+[ ! -e {STORE} ] || {{ {REMOVE_CONTAINER}
+{SHELL} unshare true; }}
 rm -rf {STORE} /run/{NAME}-podman {ARCHIVE}
 """
 
