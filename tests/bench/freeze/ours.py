@@ -24,6 +24,8 @@ from support.migration import Migrations, pod
 POD = "workload"
 MOVE = "move"
 SECONDS = 900
+PATIENCE = {"freezeBudgetSeconds": 120, "deadlineSeconds": SECONDS}
+"""The estimate before a freeze counts with a slower network than this one."""
 
 
 class Ours:
@@ -66,7 +68,7 @@ class Ours:
             end("watch_memory", container=container)
         marks, before = {"command": time.time_ns()}, self.source.counters()
         target = {"nodeName": self.target.node}
-        spec = {"target": target, "strategy": self.strategy, "transport": {"type": "Direct"}}
+        spec = {"target": target, "strategy": self.strategy, "transport": {"type": "Direct"}, **PATIENCE}
         self.migrations.start(MOVE, POD, **spec)
         self._await()
         marks["succeeded"], after = time.time_ns(), self.source.counters()
