@@ -112,7 +112,7 @@ def test_a_checkpoint_that_does_not_fit_into_memory_lies_on_the_disk_until_the_e
         done = migrations.succeeded("move")
     said = condition(done, "TargetPrepared")["message"]
     for node in nodes:
-        why = rf"Node {node}: the checkpoint may take \d+ MiB, and {IN_MEMORY} has \d+ MiB left: .* disk"
+        why = rf"Node {node}: the checkpoint may take \d+ MiB, and {IN_MEMORY} has \d+ MiB left: .* the disk"
         assert re.search(why, said)
         wait_for("nothing on the disk", lambda: on_node(kubectl, node, f"ls {home}") == "", seconds=30)  # noqa: B023
     moved = done["status"]["target"]["podName"]

@@ -83,9 +83,6 @@ class FakeNode:
     def status(self, container: Container) -> ContainerStatus:
         return self.status_
 
-    def paused(self, container: Container) -> bool:
-        return self.status_ is ContainerStatus.PAUSED
-
     def pause(self, container: Container) -> None:
         if self.status_ is ContainerStatus.STOPPED:
             raise RuntimeFailure("it has ended")

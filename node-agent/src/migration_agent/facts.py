@@ -9,7 +9,7 @@ from migration_agent.containerd_config import handler_problems
 from migration_agent.host import CommandFailed, Host
 from migration_agent.room import Room
 from migration_agent.runtime.interface import Runtime
-from migration_api.names import INSTALL_DIR, RUN_DIR
+from migration_api.names import IMAGES_DIR, INSTALL_DIR
 from migration_api.node import NodeFacts, RuntimeFacts
 from migration_api.wire import ContainerFacts, PodFacts
 
@@ -122,7 +122,7 @@ def problems(facts: NodeFacts, host: Host) -> tuple[str, ...]:
         found.append(f"The interposer {_INTERPOSER} is not installed on the node: see the agent's log.")
     if facts.run_bytes_free < RUN_BYTES_MINIMUM:
         found.append(
-            f"Only {facts.run_bytes_free >> 20} MiB are free in {RUN_DIR}/images, where checkpoints lie; at least "
+            f"Only {facts.run_bytes_free >> 20} MiB are free in {IMAGES_DIR}, where checkpoints lie; at least "
             f"{RUN_BYTES_MINIMUM >> 20} MiB are needed: make the tmpfs larger."
         )
     return tuple(found)

@@ -131,11 +131,11 @@ class Freezer:
 
     def look(self, containers: Sequence[Container]) -> tuple[ContainerStatus, ...]:
         """Return the status of each; another process under an old name counts as stopped."""
-        return tuple(self._status(it) for it in containers)
+        return tuple(self.runtime.status(c) if self._same(c) else ContainerStatus.STOPPED for c in containers)
 
     def frozen(self, containers: Sequence[Container]) -> bool:
         """Say whether all are paused and the same processes as ever."""
-        return bool(containers) and all(self._same(it) and self.runtime.paused(it) for it in containers)
+        return set(self.look(containers)) == {ContainerStatus.PAUSED}
 
     def thaw(self, containers: Sequence[Container]) -> None:
         """Let them go on, then packets, then the kubelet.
@@ -173,12 +173,6 @@ class Freezer:
         still = [c.name for c in containers if self.runtime.status(c) is not ContainerStatus.STOPPED]
         if still:
             raise RuntimeFailure(f"container {', '.join(still)} of pod {self.pod_uid} was killed but still exists")
-
-    def _status(self, container: Container) -> ContainerStatus:
-        """Ask the runtime only what the kernel does not say at once: a frozen pod is looked at again and again."""
-        if not self._same(container):
-            return ContainerStatus.STOPPED
-        return ContainerStatus.PAUSED if self.runtime.paused(container) else self.runtime.status(container)
 
     def _same(self, container: Container) -> bool:
         return self.processes.alive(container.init)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from migration_agent.paths import Layout
-from migration_api.names import RUN_DIR
+from migration_api.names import IMAGES_DIR
 from migration_api.wire import Files
 
 _MEBIBYTE = 1 << 20
@@ -36,7 +36,7 @@ class Room:
             return Files()
         return Files(
             on_disk=True,
-            why=f"the checkpoint may take {expected // _MEBIBYTE} MiB, and {RUN_DIR}/images has "
+            why=f"the checkpoint may take {expected // _MEBIBYTE} MiB, and {IMAGES_DIR} has "
             f"{left // _MEBIBYTE} MiB left: its files lie on the disk until the migration has ended",
         )
 

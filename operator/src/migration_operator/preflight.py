@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import cast
 
 from migration_api.migration import ContainerMigration, Strategy, TcpConnections
-from migration_api.names import RUN_DIR, RUNTIME_HANDLER
+from migration_api.names import IMAGES_DIR, RUNTIME_HANDLER
 from migration_api.preflight_reasons import PreflightReason as Why
 from migration_operator.estimates import (
     RESTORE_LIMIT_SECONDS,
@@ -242,7 +242,7 @@ def _room(case: _Case, node: NodeView) -> Iterator[Problem]:
         on_disk = f"its disk {disk // _MEBIBYTE} MiB" if disk else "the chart allows none on its disk"
         yield Problem(
             Why.NO_ROOM,
-            f"the checkpoint may take {needed // _MEBIBYTE} MiB, but {RUN_DIR}/images of node {node.name} has "
+            f"the checkpoint may take {needed // _MEBIBYTE} MiB, but {IMAGES_DIR} of node {node.name} has "
             f"{node.facts.run_bytes_free // _MEBIBYTE} MiB left, and {on_disk}",
         )
 

@@ -15,7 +15,7 @@ from migration_agent.processes import Processes
 from migration_agent.restores import restore_options
 from migration_agent.transport.manifest import ManifestEntry
 from migration_api.wire import LAZY_FROM_BYTES, SourceState
-from support.agent import SOURCE_POD, TARGET_POD, target_request
+from support.agent import SOURCE_POD, TARGET_POD, journal_at, target_request
 from support.source_world import World
 
 SELF = {"pid": os.getpid(), "start": Host().process_start(os.getpid()), "bootId": "boot"}
@@ -25,9 +25,7 @@ DEAD = {**SELF, "start": 1}
 
 @pytest.fixture
 def layout(tmp_path: Path) -> Layout:
-    layout = Layout(tmp_path)
-    layout.prepare()
-    return layout
+    return journal_at(tmp_path).layout
 
 
 @pytest.fixture

@@ -1,15 +1,16 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
 from migration_agent.checkpoint.post_dump import Answer, PostDumpBroker
 from migration_agent.runtime.containerd import Containerd
-from migration_agent.runtime.interface import Dump, RuntimeFailure
+from migration_agent.runtime.interface import ContainerStatus, Dump, RuntimeFailure
 from support.fake_host import Call, FakeHost, fails, write
 from support.fake_runc import BUNDLES, FakeRunc, the_one
 
@@ -88,6 +89,29 @@ def test_dump_checkpoints_and_copies_the_changes_in_its_hook(dumping: Dumping) -
         "migration": "migration",
         "container": "app",
     }
+
+
+def test_whoever_stands_still_is_seen_without_runc_and_nobody_else(
+    dumping: Dumping, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_pidfd = os.pidfd_open
+
+    def own(pid: int, flags: int = 0) -> int:  # the test's pids are no processes
+        return open_pidfd(os.getpid(), flags)
+
+    monkeypatch.setattr(os, "pidfd_open", own)
+    host, container = dumping.host, dumping.dump.container
+    write(host.root / f"proc/{container.init_pid}/cgroup", "7:freezer:/kubelet/abc\n")
+    state = host.root / "proc/1/root/sys/fs/cgroup/freezer/kubelet/abc/freezer.state"
+    write(state, "FROZEN\n")
+    host.calls.clear()
+    assert dumping.containerd.status(container) is ContainerStatus.PAUSED
+    assert host.calls == []
+    for frozen, it in (("THAWED\n", container), ("FROZEN\n", replace(container, init_start=container.init_start + 1))):
+        write(state, frozen)
+        dumping.containerd.status(it)
+        assert [call.argv[0] for call in host.calls] == ["runc"], "runc says what it is"
+        host.calls.clear()
 
 
 def test_dump_leaves_nothing_that_others_can_read(dumping: Dumping) -> None:

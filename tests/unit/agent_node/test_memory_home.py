@@ -8,14 +8,13 @@ import pytest
 
 from migration_agent.memory_home import mount_memory_home
 from migration_agent.paths import Layout
+from support.agent import journal_at
 from support.fake_host import Call, FakeHost, fails
 
 
 @pytest.fixture
 def layout(tmp_path: Path) -> Layout:
-    it = Layout(tmp_path)
-    it.prepare()
-    return it
+    return journal_at(tmp_path).layout
 
 
 @pytest.fixture

@@ -83,14 +83,11 @@ class Containerd:
         return None
 
     def status(self, container: Container) -> ContainerStatus:
-        """Return what runc says now. See `Runtime`."""
+        """Look at its cgroup, as runc does, and ask runc itself when it is not frozen. See `Runtime`."""
+        if self._processes.alive(container.init) and is_frozen(self._host, container.init_pid):
+            return ContainerStatus.PAUSED
         bundle = read_bundle(self._host, container.container_id)
         return self._state(bundle)[0] if bundle else ContainerStatus.STOPPED
-
-    def paused(self, container: Container) -> bool:
-        """Look at its cgroup, and ask runc only when that cannot be seen. See `Runtime`."""
-        frozen = is_frozen(self._host, container.init_pid)
-        return self.status(container) is ContainerStatus.PAUSED if frozen is None else frozen
 
     def pause(self, container: Container) -> None:
         """Freeze the container with `runc pause`. See `Runtime`.

@@ -116,11 +116,7 @@ class Runtime(Protocol):
         ...
 
     def status(self, container: Container) -> ContainerStatus:
-        """Return what the OCI runtime says now."""
-        ...
-
-    def paused(self, container: Container) -> bool:
-        """Say whether the container stands still now, in no time: a freeze waits for the answer."""
+        """Return what the OCI runtime says now; in no time when it is paused, for a freeze waits for the answer."""
         ...
 
     def pause(self, container: Container) -> None:
