@@ -93,8 +93,9 @@ def contents(checkpoint: StoredCheckpoint) -> dict[str, bytes]:
 def checkpointctl(*words: str | Path) -> str:
     """Run the real checkpointctl, as the test bed builds it."""
     bed = Path(__file__).parents[1] / "kind/cluster"
-    path = subprocess.run((bed, "tool", "--path", "checkpointctl"), check=True, capture_output=True, text=True).stdout
-    done = subprocess.run((path.strip(), *map(str, words)), check=False, capture_output=True, text=True)
+    built = subprocess.run((bed, "tool", "--path", "checkpointctl"), check=False, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    done = subprocess.run((built.stdout.strip(), *map(str, words)), check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -177,12 +177,13 @@ def held(folder: Path) -> Generator[bool]:
 
 
 def remove_forgotten(parent: Path) -> None:
-    """Scratch folders of commands that were killed."""
+    """Scratch folders of commands that were killed; one that another command ends with just now is not ours to see to."""
     for folder in parent.iterdir():
-        if time.time() - folder.stat().st_mtime > NEW_SECONDS:
-            with held(folder) as forgotten:
-                if forgotten:
-                    shutil.rmtree(folder, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            if time.time() - folder.stat().st_mtime > NEW_SECONDS:
+                with held(folder) as forgotten:
+                    if forgotten:
+                        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

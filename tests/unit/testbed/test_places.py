@@ -38,6 +38,15 @@ def test_what_a_killed_command_left_is_removed_and_what_is_in_use_stays(work: Pa
     assert not used.exists()
 
 
+def test_a_folder_that_another_command_ends_with_just_now_is_no_trouble(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = abandoned(work / "dead")
+    monkeypatch.setattr(Path, "iterdir", lambda _: iter([work / "renamed-meanwhile", dead]))
+    with places.scratch():
+        assert not dead.exists()
+
+
 def test_a_cached_result_is_whole_or_not_there(work: Path, tmp_path: Path) -> None:
     def fail_half_way() -> None:
         with places.finished(tmp_path / "result") as out:
