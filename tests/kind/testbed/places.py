@@ -177,7 +177,7 @@ def held(folder: Path) -> Generator[bool]:
 
 
 def remove_forgotten(parent: Path) -> None:
-    """Scratch folders of commands that were killed; one that another command ends with just now is not ours to see to."""
+    """Scratch folders of commands that were killed; one that another command ends with just now is left to it."""
     for folder in parent.iterdir():
         with suppress(FileNotFoundError):
             if time.time() - folder.stat().st_mtime > NEW_SECONDS:
