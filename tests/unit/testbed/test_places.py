@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,11 @@ def test_a_folder_that_another_command_ends_with_just_now_is_no_trouble(
     work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dead = abandoned(work / "dead")
-    monkeypatch.setattr(Path, "iterdir", lambda _: iter([work / "renamed-meanwhile", dead]))
+
+    def listed(_: Path) -> Iterator[Path]:
+        return iter([work / "renamed-meanwhile", dead])
+
+    monkeypatch.setattr(Path, "iterdir", listed)
     with places.scratch():
         assert not dead.exists()
 
