@@ -116,6 +116,7 @@ e2e-only: $(SYNCED) ## all end-to-end tests, also those that `make test` leaves 
 
 .PHONY: e2e-lanes
 e2e-lanes: $(SYNCED) ## end-to-end tests on two clusters, side by side, a file at a time
+	$(TESTBED) tool --path checkpointctl  # or tests of both lanes wait for its build
 	$(BIN)/pytest tests/e2e --timeout 600 -n 2 --dist loadfile --durations 30 $(PYTEST_ARGS)
 
 .PHONY: second-cluster
