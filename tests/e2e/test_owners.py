@@ -180,9 +180,9 @@ def test_a_deployment_under_traffic(
 
 SLEEP = ["sleep", "infinity"]
 OWNERS: dict[str, tuple[dict[str, object], str]] = {
-    "DaemonSet": ({}, "runs its own pod on every node"),
-    "Job": ({}, "would take the end of the source pod for a failure"),
-    "ReplicaSet": ({"replicas": 1}, "no Deployment owns"),
+    "DaemonSet": ({}, "which runs its own pod on every node"),
+    "Job": ({}, "which would take the end of the source pod for a failure of its work"),
+    "ReplicaSet": ({"replicas": 1}, "which no Deployment owns: it would take the target pod for one too many"),
 }
 
 
@@ -203,7 +203,7 @@ def test_pods_of_others_are_refused(
         assert after is not None
         assert after["metadata"]["uid"] == before["metadata"]["uid"]
         assert after["spec"] == before["spec"]
-        table.refused(f"pod of a {kind}", f"{Why.POD_OWNED}: it {words}")
+        table.refused(f"pod of a {kind}", f"{Why.POD_OWNED}: it belongs to a {kind}, {words}")
     finally:
         kubectl("delete", kind.lower(), "it", "-n", migrations.namespace, "--wait=true", timeout=90)
 
